@@ -1,0 +1,1 @@
+"""Everything that moves: Kafka in, windows, inference, drift, store, incidents out."""

@@ -1,0 +1,168 @@
+"""Every setting in one place: defaults, `sensorium.toml`, `SENSORIUM_*` environment variables, flags - later wins.
+
+Names in the file are the field names below, tables are nested fields. In the environment a nested field joins with
+two underscores: `SENSORIUM_WINDOW__SIZE_MS=5000`. `sensorium config show` prints what is in force and from where.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+
+class SettingsError(Exception):
+    """A setting that cannot be used; the message names it and the command that mends it."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PerModality(Section):
+    """One value for each modality."""
+
+    sensor: int
+    audio: int
+    caption: int
+
+
+class WindowSettings(Section):
+    """Event-time windows (milliseconds)."""
+
+    size_ms: int = Field(10_000, ge=100, description="length of a window")
+    hop_ms: int = Field(10_000, ge=100, description="distance between window starts; must divide size_ms")
+    disorder_ms: PerModality = Field(
+        PerModality(sensor=2_000, audio=2_000, caption=2_000),
+        description="how far out of order events of a modality may arrive",
+    )
+    allowed_lateness_ms: int = Field(30_000, ge=0, description="how long after firing a late event still updates a window")
+    idle_timeout_ms: int = Field(10_000, ge=100, description="quiet time after which a caught-up input holds nothing open")
+    max_clock_skew_ms: int = Field(300_000, ge=0, description="how far ahead of our clock an event may be")
+    oldest_event_ms: int = Field(946_684_800_000, description="events before this (default: 2000-01-01) are rejected")
+    max_drift_ms: int = Field(600_000, ge=1_000, description="how far one input may run ahead of the others")
+
+    @model_validator(mode="after")
+    def _hop_divides_size(self) -> WindowSettings:
+        if self.hop_ms > self.size_ms or self.size_ms % self.hop_ms:
+            raise ValueError(f"hop_ms={self.hop_ms} must divide size_ms={self.size_ms}")
+        return self
+
+
+class KafkaSecurity(Section):
+    """TLS and SASL towards a cluster that is not ours; passed through to every client."""
+
+    protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    key_password: SecretStr | None = None
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
+    username: str | None = None
+    password: SecretStr | None = None
+
+
+class AudioSettings(Section):
+    """Limits on clips before and while they are decoded."""
+
+    max_bytes: int = Field(10_485_760, description="largest encoded clip")
+    max_seconds: float = Field(60.0, gt=0)
+    max_channels: int = Field(2, ge=1)
+    min_rate_hz: int = 8_000
+    max_rate_hz: int = 96_000
+    decode_timeout_s: float = Field(5.0, gt=0, description="wall time one clip may take in the decoder child")
+    claim_roots: tuple[Path, ...] = Field((), description="folders that claim checks (file URIs) may point into")
+
+
+class DriftSettings(Section):
+    """When a stream raises an incident."""
+
+    false_incidents_per_week: float = Field(1.0, gt=0, le=1000, description="tolerated false incidents per stream and week")
+    seed: int = 0
+
+
+class Settings(BaseSettings):
+    """All settings of all roles."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SENSORIUM_", env_nested_delimiter="__", extra="forbid", toml_file="sensorium.toml", frozen=True
+    )
+
+    state: Path = Field(Path("sensorium-state"), description="folder for the embedded broker's and store's data")
+    kafka: str | None = Field(None, description="bootstrap servers host:port[,...]; unset: the embedded Kafka")
+    store: str | None = Field(None, description="edge:DIR or http://host:6333; unset: edge:<state>/store")
+    store_grpc_port: int = Field(6334, description="gRPC port of a Qdrant server")
+    store_api_key: SecretStr | None = None
+    store_shards: int = Field(1, ge=1)
+    store_replicas: int = Field(1, ge=1)
+    retention_days: float | None = Field(None, gt=0, description="windows older than this (event time) are deleted; unset: kept")
+    model: Path | None = Field(None, description="model folder; unset: the weights that ship with the package")
+    collection: str = "windows"
+    topic_prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="put before every topic name")
+    group: str = Field("sensorium", description="consumer group, shared by the workers of one installation")
+    partitions: int = Field(4, ge=1, le=1024, description="partitions of each topic when we create it")
+    replication: int = Field(1, ge=1)
+    security: KafkaSecurity = KafkaSecurity()
+    window: WindowSettings = WindowSettings()
+    audio: AudioSettings = AudioSettings()
+    drift: DriftSettings = DriftSettings()
+    http_host: str = Field("127.0.0.1", description="where a worker serves health, metrics and the read-only API")
+    http_port: int = Field(0, ge=0, le=65535, description="0: any free port, written to <state>/worker.json")
+    broker_port: int = Field(0, ge=0, le=65535, description="port of the embedded Kafka; 0: any free port, kept in the state folder")
+    batch_windows: int = Field(32, ge=1, le=256, description="most windows in one inference batch")
+    batch_wait_ms: int = Field(20, ge=0, description="how long an inference batch waits for company")
+    torch_threads: int = Field(1, ge=1)
+    session_timeout_s: float = Field(10.0, ge=6, description="after this silence a dead worker's partitions move on")
+    max_record_bytes: int = Field(67_108_864, description="largest Kafka record we create topics for")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["console", "json"] = "console"
+
+    @field_validator("store")
+    @classmethod
+    def _known_store(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("edge:", "http://", "https://")):
+            raise ValueError(f"{value!r} is neither edge:DIR nor http(s)://host:port")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        path = Path(os.environ.get("SENSORIUM_CONFIG", "sensorium.toml"))
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=path)
+
+    @property
+    def store_url(self) -> str:
+        return self.store or f"edge:{self.state / 'store'}"
+
+    def topic(self, name: str) -> str:
+        """Full name of one of our topics."""
+        return self.topic_prefix + name
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Settings in force; `None` overrides are ignored so that flags can be passed as they come.
+
+    Raises `SettingsError` with one line per wrong setting.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return Settings(**{k: v for k, v in overrides.items() if v is not None})
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            where = ".".join(str(part) for part in problem["loc"])
+            lines.append(f"setting {where or '(all)'}: {problem['msg'].removeprefix('Value error, ')}")
+        lines.append("see every setting and its origin with: sensorium config show")
+        raise SettingsError("\n".join(lines)) from None
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"cannot read the settings file: {error}") from None

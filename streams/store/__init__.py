@@ -1,0 +1,1 @@
+"""Where windows are kept: the `VectorStore` protocol and its two implementations."""
