@@ -39,11 +39,11 @@ class WindowSettings(Section):
         PerModality(sensor=2_000, audio=2_000, caption=2_000),
         description="how far out of order events of a modality may arrive",
     )
-    allowed_lateness_ms: int = Field(30_000, ge=0, description="how long after firing a late event still updates a window")
-    idle_timeout_ms: int = Field(10_000, ge=100, description="quiet time after which a caught-up input holds nothing open")
+    allowed_lateness_ms: int = Field(30_000, ge=0, description="how long a late event still updates a fired window")
+    idle_timeout_ms: int = Field(10_000, ge=100, description="a caught-up input quiet for this long holds nothing open")
     max_clock_skew_ms: int = Field(300_000, ge=0, description="how far ahead of our clock an event may be")
     oldest_event_ms: int = Field(946_684_800_000, description="events before this (default: 2000-01-01) are rejected")
-    max_drift_ms: int = Field(600_000, ge=1_000, description="how far one input may run ahead of the others")
+    max_drift_ms: int = Field(120_000, ge=1_000, description="how far one input may run ahead of the others")
 
     @model_validator(mode="after")
     def _hop_divides_size(self) -> WindowSettings:
@@ -80,7 +80,7 @@ class AudioSettings(Section):
 class DriftSettings(Section):
     """When a stream raises an incident."""
 
-    false_incidents_per_week: float = Field(1.0, gt=0, le=1000, description="tolerated false incidents per stream and week")
+    false_incidents_per_week: float = Field(1.0, gt=0, le=1000, description="tolerated false incidents per stream")
     seed: int = 0
 
 
@@ -98,7 +98,7 @@ class Settings(BaseSettings):
     store_api_key: SecretStr | None = None
     store_shards: int = Field(1, ge=1)
     store_replicas: int = Field(1, ge=1)
-    retention_days: float | None = Field(None, gt=0, description="windows older than this (event time) are deleted; unset: kept")
+    retention_days: float | None = Field(None, gt=0, description="older windows (event time) are deleted; unset: kept")
     model: Path | None = Field(None, description="model folder; unset: the weights that ship with the package")
     collection: str = "windows"
     topic_prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="put before every topic name")
@@ -111,7 +111,7 @@ class Settings(BaseSettings):
     drift: DriftSettings = DriftSettings()
     http_host: str = Field("127.0.0.1", description="where a worker serves health, metrics and the read-only API")
     http_port: int = Field(0, ge=0, le=65535, description="0: any free port, written to <state>/worker.json")
-    broker_port: int = Field(0, ge=0, le=65535, description="port of the embedded Kafka; 0: any free port, kept in the state folder")
+    broker_port: int = Field(0, ge=0, le=65535, description="port of the embedded Kafka; 0: any, then kept")
     batch_windows: int = Field(32, ge=1, le=256, description="most windows in one inference batch")
     batch_wait_ms: int = Field(20, ge=0, description="how long an inference batch waits for company")
     torch_threads: int = Field(1, ge=1)
