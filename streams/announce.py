@@ -24,7 +24,15 @@ _CLOUD_EVENT = (("content-type", b"application/cloudevents+json"),)
 class Announcer:
     """Writes the output topics; every call returns when the broker has acknowledged."""
 
-    def __init__(self, outputs: Outputs, metrics: Metrics, topic: Callable[[str], str] = str) -> None:
+    def __init__(
+        self,
+        outputs: Outputs,
+        metrics: Metrics,
+        topic: Callable[[str], str] = str,
+        watch: Callable[[Mapping[str, Any]], None] | None = None,
+    ) -> None:
+        """`watch` is called with the payload of every window that was announced (for the live table)."""
+        self._watch = watch
         self._outputs = outputs
         self._metrics = metrics
         self._topic = topic
@@ -33,6 +41,8 @@ class Announcer:
         """The message on `windows` for a window that is stored."""
         record = msgspec.json.encode(window_record(id, payload))
         await self._outputs.send("windows", record, key=payload["stream"].encode())
+        if self._watch is not None:
+            self._watch(payload)
 
     async def incidents(self, steps: Sequence[Mapping[str, Any]], *, again: bool) -> None:
         """Steps in incidents' lives, in order. `again`: said before a restart already; the ids are the same."""

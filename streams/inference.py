@@ -87,7 +87,8 @@ class Inference:
         self._batch_wait_s = batch_wait_ms / 1000
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._embedded: asyncio.Queue[Batch] = asyncio.Queue(maxsize=2)
-        self.batches = 0  # finished; health tells stuck from quiet by it
+        self._taken = 0  # outputs taken from the queue
+        self._finished = 0
 
     async def run(self) -> None:
         """Work until cancelled; an exception in here must stop the process."""
@@ -99,9 +100,14 @@ class Inference:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     @property
+    def finished(self) -> int:
+        """Outputs worked off since the start; health tells stuck from quiet by it."""
+        return self._finished
+
+    @property
     def idle(self) -> bool:
-        """Nothing waits in either queue."""
-        return self._queue.empty() and self._embedded.empty()
+        """Nothing waits and nothing is being worked on."""
+        return self._queue.empty() and self._taken == self._finished
 
     # -- batches -------------------------------------------------------------------------------------------------
 
@@ -114,6 +120,7 @@ class Inference:
     async def _gather(self) -> list[Item]:
         """Up to `batch_windows` windows, or what came within `batch_wait` of the first; always in order."""
         items = [await self._queue.get()]
+        self._taken += 1
         deadline = asyncio.get_running_loop().time() + self._batch_wait_s
         fired = isinstance(items[0][1], Fired)
         while fired < self._batch_windows:
@@ -128,6 +135,7 @@ class Inference:
                 except TimeoutError:
                     break
             items.append(item)
+            self._taken += 1
             fired += isinstance(item[1], Fired)
         return items
 
@@ -300,7 +308,7 @@ class Inference:
                     self._release(partition, output)
                 elif isinstance(output, Silent):
                     await self._announcer.silence(output)
-            self.batches += 1
+            self._finished += len(batch.items)
             self._metrics.windows.labels("stale").inc(len(batch.works) - len(live))
             self._metrics.stage.labels("store").observe(stored - began)
             self._metrics.stage.labels("announce").observe(time.perf_counter() - stored)

@@ -1,0 +1,325 @@
+"""A test driver that ships with the service: feed records, advance the clock, crash, read the outputs. No broker.
+
+The harness keeps a log per input partition, as Kafka would, and runs the real intake, windows, inference, drift and
+ledger on it; only the consumer and the producer are replaced. The store is the real embedded one, or any other.
+
+    async with Harness(folder) as h:
+        await h.push("sensor-readings", "pump-1", {"time": 1_000, "values": {"flow": 3.2}})
+        await h.advance(60_000)                 # a minute of quiet: open windows close
+        assert [w.stream for w in h.windows()] == ["pump-1"]
+        await h.crash()                         # kill -9: everything in memory is gone, committed offsets stay
+        await h.settle()                        # records past the committed offsets are read again
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+from aiokafka.partitioner import murmur2
+
+from models.interface import WindowModel
+from streams.announce import Announcer
+from streams.decode import ClipDecoder
+from streams.drift import DriftConfig
+from streams.events import MODALITIES, CloudEvent, IncidentEvent, Modality, WindowRecord
+from streams.inference import Inference
+from streams.intake import TOPICS, InputProgress, Intake
+from streams.ledger import OffsetLedger
+from streams.metrics import Metrics
+from streams.outputs import Headers
+from streams.panes import Output
+from streams.partition import Partition
+from streams.restoring import Restorer
+from streams.settings import Settings
+from streams.store.base import VectorStore
+from streams.store.edge import EdgeStore
+
+_TICK_MS = 500
+MODALITY_OF = {topic: modality for modality, topic in TOPICS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class LogRecord:
+    """A record of the harness's log, with the attributes of an aiokafka record."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A record that the service produced."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
+
+
+class RecordedOutputs:
+    """An `Outputs` that remembers; survives crashes, as Kafka does."""
+
+    def __init__(self) -> None:
+        self.sent: list[Sent] = []
+
+    async def send(self, topic: str, value: bytes | None, *, key: bytes | None, headers: Headers = ()) -> None:
+        self.sent.append(Sent(topic, key, value, tuple(headers)))
+
+
+@dataclass(slots=True)
+class _Run:
+    """What lives in a worker process and dies with it."""
+
+    ledger: OffsetLedger
+    intake: Intake
+    inference: Inference
+    clips: ClipDecoder
+    metrics: Metrics
+    task: asyncio.Task[None]
+    queue: asyncio.Queue[tuple[Partition, Output]]
+    position: dict[tuple[str, int], int] = field(default_factory=dict)
+
+
+class Harness:
+    """One worker over in-memory logs. Times are epoch ms; the clock moves only by `advance`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        model: WindowModel | None = None,
+        settings: Settings | None = None,
+        store: VectorStore | None = None,
+        partitions: int = 1,
+        now_ms: int = 1_800_000_000_000,
+        batch_records: int = 500,
+    ) -> None:
+        self.settings = settings or Settings(state=folder)
+        self.outputs = RecordedOutputs()
+        self.store: VectorStore = store or EdgeStore(folder / "store")
+        self.committed: dict[tuple[str, int], int] = {}
+        self._model = model
+        self._partitions = partitions
+        self._now_ms = now_ms
+        self._batch_records = batch_records
+        self._log: dict[tuple[str, int], list[LogRecord]] = {
+            (topic, number): [] for topic in TOPICS.values() for number in range(partitions)
+        }
+        self._run: _Run | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._model is None:
+            import models
+
+            self._model = models.load(self.settings.model)
+        await self.store.__aenter__()
+        await self._start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stop()
+        await self.store.__aexit__(kind, error, trace)
+
+    # -- feeding -------------------------------------------------------------------------------------------------
+
+    async def push(
+        self,
+        topic: str,
+        key: str | bytes | None,
+        value: Mapping[str, Any] | Sequence[Any] | bytes | None,
+        *,
+        headers: Mapping[str, bytes] | None = None,
+        timestamp_ms: int | None = None,
+        settle: bool = True,
+    ) -> LogRecord:
+        """Append one record to an input topic (`sensor-readings`, `audio-clips`, `captions`) and work it off."""
+        key = key.encode() if isinstance(key, str) else key
+        number = murmur2(key or b"") % self._partitions
+        log = self._log[topic, number]
+        record = LogRecord(
+            topic=topic,
+            partition=number,
+            offset=len(log),
+            timestamp=self._now_ms if timestamp_ms is None else timestamp_ms,
+            key=key,
+            value=value if isinstance(value, bytes | None) else msgspec.json.encode(value),
+            headers=tuple((headers or {}).items()),
+        )
+        log.append(record)
+        if settle:
+            await self.settle()
+        return record
+
+    async def settle(self) -> None:
+        """Read whatever is unread, a batch of each partition in turn, and wait until inference has nothing left."""
+        run = self._running()
+        unread = True
+        while unread:
+            unread = False
+            for (topic, number), log in self._log.items():
+                position = run.position.get((topic, number))
+                if position is not None and position < len(log):
+                    batch = log[position : position + self._batch_records]
+                    run.position[topic, number] = position + len(batch)
+                    await self._guarded(run.intake.handle(MODALITY_OF[topic], number, batch))
+                    unread = True
+        await self._drain(run)
+
+    async def advance(self, ms: int) -> None:
+        """Let `ms` of quiet pass, caught up with the logs; windows close and streams fall silent by it."""
+        run = self._running()
+        for _ in range(0, ms, _TICK_MS):
+            self._now_ms += _TICK_MS
+            await self._guarded(run.intake.tick(_TICK_MS, self._progress(run)))
+        await self._drain(run)
+
+    def commit(self) -> dict[tuple[str, int], int]:
+        """What a commit would send now; remembered for the next crash or rebalance."""
+        run = self._running()
+        for tp in self._log:
+            offset = run.ledger.committable(tp)
+            if offset is not None:
+                self.committed[tp] = offset
+        return dict(self.committed)
+
+    async def crash(self) -> None:
+        """kill -9 and start again: committed offsets, store and outputs stay, all else is gone."""
+        await self._stop()
+        await self._start()
+
+    async def rebalance(self, numbers: Sequence[int] | None = None) -> None:
+        """Revoke everything, then assign these partition numbers (default: all), as Faust's eager protocol does."""
+        run = self._running()
+        for number in list(run.intake.partitions):
+            run.intake.revoke(number)
+        self._assign(run, range(self._partitions) if numbers is None else numbers)
+        await asyncio.sleep(0)
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def windows(self) -> list[WindowRecord]:
+        """The newest announcement of every window, by start and stream."""
+        newest: dict[str, WindowRecord] = {}
+        for sent in self.sent("windows"):
+            record = msgspec.json.decode(sent.value or b"", type=WindowRecord)
+            newest[record.id] = record
+        return sorted(newest.values(), key=lambda w: (w.start_ms, w.stream))
+
+    def incidents(self) -> list[IncidentEvent]:
+        """Every distinct incident step, in the order first announced."""
+        steps: dict[str, IncidentEvent] = {}
+        for sent in self.sent("incidents"):
+            event = msgspec.json.decode(sent.value or b"", type=CloudEvent)
+            if event.type.startswith("sensorium.incident."):
+                steps.setdefault(event.id, msgspec.convert(event.data, IncidentEvent))
+        return list(steps.values())
+
+    def sent(self, topic: str) -> list[Sent]:
+        """Everything produced to an output topic, in order, repeats after a crash included."""
+        return [sent for sent in self.outputs.sent if sent.topic == topic]
+
+    def dead(self) -> list[Sent]:
+        return self.sent("dead-letters")
+
+    def late(self) -> list[Sent]:
+        return self.sent("late-events")
+
+    @property
+    def metrics(self) -> Metrics:
+        return self._running().metrics
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _running(self) -> _Run:
+        if self._run is None:
+            raise RuntimeError("use the harness as a context manager: async with Harness(folder) as h")
+        return self._run
+
+    async def _start(self) -> None:
+        assert self._model is not None
+        metrics, ledger = Metrics(), OffsetLedger()
+        queue: asyncio.Queue[tuple[Partition, Output]] = asyncio.Queue(maxsize=256)
+        window = self.settings.window
+        drift = DriftConfig.from_settings(self.settings)
+        restorer = Restorer(self.store, drift, model=self._model.version, size_ms=window.size_ms, origin="harness")
+        clips = ClipDecoder(self.settings.audio)
+        await clips.__aenter__()
+        intake = Intake(
+            window,
+            ledger=ledger,
+            outputs=self.outputs,
+            queue=queue,
+            restorer=restorer,
+            clips=clips,
+            metrics=metrics,
+            now_ms=lambda: self._now_ms,
+        )
+        inference = Inference(
+            queue=queue,
+            model=self._model,
+            store=self.store,
+            restorer=restorer,
+            announcer=Announcer(self.outputs, metrics),
+            ledger=ledger,
+            metrics=metrics,
+            origin="harness",
+            batch_windows=self.settings.batch_windows,
+            batch_wait_ms=0,
+        )
+        self._run = _Run(ledger, intake, inference, clips, metrics, asyncio.create_task(inference.run()), queue)
+        self._assign(self._run, range(self._partitions))
+
+    async def _stop(self) -> None:
+        run, self._run = self._run, None
+        if run is not None:
+            run.task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await run.task
+            await run.clips.__aexit__(None, None, None)
+
+    def _assign(self, run: _Run, numbers: Sequence[int] | range) -> None:
+        run.position.clear()
+        for number in numbers:
+            resume = [self.committed.get((TOPICS[modality], number), 0) for modality in MODALITIES]
+            run.intake.assign(number, resume)
+            for modality, offset in zip(MODALITIES, resume, strict=True):
+                run.position[TOPICS[modality], number] = offset
+
+    def _progress(self, run: _Run) -> dict[tuple[Modality, int], InputProgress]:
+        return {
+            (MODALITY_OF[topic], number): InputProgress(position, len(self._log[topic, number]), 0)
+            for (topic, number), position in run.position.items()
+        }
+
+    async def _drain(self, run: _Run) -> None:
+        for _ in itertools.count():
+            if run.task.done():
+                await run.task
+            if run.inference.idle:
+                return
+            await asyncio.sleep(0.001)
+
+    async def _guarded(self, work: Any) -> None:
+        """Run `work`, but fail at once if inference has failed: nobody would empty the queue any more."""
+        run = self._running()
+        task = asyncio.ensure_future(work)
+        await asyncio.wait({task, run.task}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            task.cancel()
+            await run.task
+        await task
