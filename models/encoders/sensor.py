@@ -1,0 +1,69 @@
+"""Sensor encoder: a transformer over the set of a window's patches, whatever channels there are."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.blocks import CrossBlock, SelfBlock, unit
+from models.config import PRIVATE_DIM, SHARED_DIM, ModelConfig
+from models.sensor_tokens import LEVEL_DIM, TOKEN_DIM, TOKENS_MAX
+
+POOLED = 4  # tokens that fusion gets
+
+
+class SensorEncoder(nn.Module):
+    projection: Tensor  # (LEVEL_DIM, PRIVATE_DIM), drawn once, never trained
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dim = config.sensor_dim
+        heads = max(1, dim // 32)
+        self.names = nn.Embedding(config.channel_buckets, config.channel_dim)
+        nn.init.normal_(self.names.weight, std=1.0)
+        self.token = nn.Sequential(
+            nn.Linear(TOKEN_DIM + config.channel_dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)
+        )
+        self.blocks = nn.ModuleList(SelfBlock(dim, heads) for _ in range(config.sensor_layers))
+        self.queries = nn.Parameter(torch.randn(POOLED, dim) * 0.5)
+        self.pool = CrossBlock(dim, heads)
+        self.norm = nn.LayerNorm(dim)
+        self.shared = nn.Linear(POOLED * dim, SHARED_DIM)
+        self.register_buffer("projection", torch.randn(LEVEL_DIM, PRIVATE_DIM) / LEVEL_DIM**0.5)
+
+    def forward(
+        self, features: Tensor, levels: Tensor, weights: Tensor, pieces: Tensor, signs: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """features (B, T, TOKEN_DIM), levels (B, T, LEVEL_DIM), weights (B, T), pieces (B, T, P) int,
+        signs (B, T, PRIVATE_DIM), mask (B, T) -> shared (B, SHARED_DIM), private (B, PRIVATE_DIM), both of length 1
+        (a sketch of nothing is 0), and tokens (B, POOLED, sensor_dim) for fusion.
+        """
+        b, t, p = pieces.shape
+        some = (pieces > 0).to(features.dtype)
+        rows = self.names(pieces.reshape(b, t * p)).reshape(b, t, p, -1)
+        # Summed pieces over the root of their number: long names are as loud as short ones.  (B, T, channel_dim)
+        name = (rows * some.unsqueeze(-1)).sum(2) / some.sum(2, keepdim=True).clamp_min(1.0).sqrt()
+        x = self.token(torch.cat([features, name], -1))  # (B, T, D)
+        inner = mask
+        if t > TOKENS_MAX:
+            x, inner = _merge(x, mask)
+        for block in self.blocks:
+            x = block(x, inner)
+        queries = self.queries.expand(b, -1, -1)
+        pooled, _ = self.pool(queries, x, inner)
+        pooled = self.norm(pooled)  # (B, POOLED, D)
+        shared = unit(self.shared(pooled.reshape(b, -1)))
+        # Every channel's level along a direction of its own, so that a step of one channel cannot hide in another's.
+        sketch = ((levels @ self.projection) * signs * (weights * mask).unsqueeze(-1)).sum(1)
+        return shared, unit(sketch), pooled
+
+
+def _merge(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, T, D), (B, T) -> (B, TOKENS_MAX, D) and its mask: token i of n is averaged into group i * TOKENS_MAX // n."""
+    b, t, _ = x.shape
+    count = mask.sum(1, keepdim=True).clamp_min(1)  # (B, 1)
+    group = torch.arange(t).expand(b, t) * TOKENS_MAX // count
+    member = (group.unsqueeze(1) == torch.arange(TOKENS_MAX)[None, :, None]) & mask.unsqueeze(1)  # (B, TOKENS_MAX, T)
+    weights = member.to(x.dtype)
+    held = weights.sum(-1, keepdim=True)
+    return weights @ x / held.clamp_min(1.0), held.squeeze(-1) > 0
