@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.batches import stack_captions, stack_sensors
 from models.config import PRIVATE_DIM, SHARED_DIM
 from models.encoders.audio import FRAME_DIM
 from models.encoders.caption import CAPTIONS_MAX, LENGTHS, CaptionWords, read_caption, window_captions
@@ -21,10 +22,9 @@ from models.encoders.sensor import POOLED
 from models.errors import ModelError
 from models.features import FRAME_SAMPLES, FRAMES_MAX, MEL_BANDS, log_mel, window_frames
 from models.fusion import TOKENS
-from models.hashing import CHANNEL_PIECES_MAX, PIECES_MAX
 from models.interface import DIM, MODALITY_NAMES, Vector, WindowInput, WindowVectors
 from models.network import Network
-from models.sensor_tokens import LEVEL_DIM, TOKEN_DIM, SensorTokens, bucket_length, tokenize
+from models.sensor_tokens import SensorTokens, bucket_length, tokenize
 
 BATCH = 8  # rows of every batch
 Array = NDArray[np.float32]
@@ -84,21 +84,8 @@ class Embedder:
         for length, items in by_length.items():
             for start in range(0, len(items), BATCH):
                 chunk = items[start : start + BATCH]
-                features = torch.zeros(BATCH, length, TOKEN_DIM)
-                levels = torch.zeros(BATCH, length, LEVEL_DIM)
-                weights = torch.zeros(BATCH, length)
-                pieces = torch.zeros(BATCH, length, CHANNEL_PIECES_MAX, dtype=torch.int64)
-                signs = torch.zeros(BATCH, length, PRIVATE_DIM)
-                mask = torch.zeros(BATCH, length, dtype=torch.bool)
-                for row, (_, tokens) in enumerate(chunk):
-                    n = len(tokens)
-                    features[row, :n] = torch.from_numpy(tokens.features)
-                    levels[row, :n] = torch.from_numpy(tokens.levels)
-                    weights[row, :n] = torch.from_numpy(tokens.weights)
-                    pieces[row, :n] = torch.from_numpy(tokens.pieces)
-                    signs[row, :n] = torch.from_numpy(tokens.signs)
-                    mask[row, :n] = True
-                shared, private, pooled = self._network.sensor(features, levels, weights, pieces, signs, mask)
+                batch = stack_sensors([tokens for _, tokens in chunk], BATCH, length)
+                shared, private, pooled = self._network.sensor(*batch)
                 for row, (i, _) in enumerate(chunk):
                     out[i] = (shared[row].numpy(), private[row].numpy(), pooled[row].numpy())
         return out
@@ -162,12 +149,8 @@ class Embedder:
         for length, items in by_length.items():
             for start in range(0, len(items), BATCH):
                 chunk = items[start : start + BATCH]
-                pieces = torch.zeros(BATCH, length, PIECES_MAX, dtype=torch.int64)
-                mask = torch.zeros(BATCH, length, dtype=torch.bool)
-                for row, (_, caption) in enumerate(chunk):
-                    pieces[row, : len(caption)] = torch.from_numpy(caption.pieces)
-                    mask[row, : len(caption)] = True
-                shared = self._network.caption(pieces, mask).numpy()
+                batch = stack_captions([caption for _, caption in chunk], BATCH, length)
+                shared = self._network.caption(*batch).numpy()
                 for row, (text, _) in enumerate(chunk):
                     out[text] = shared[row]
         return out
