@@ -97,10 +97,11 @@ class ClipDecoder:
 
 
 def _unknown_format(value: bytes, media: str | None) -> Rejection:
+    what = f"a clip that starts with {shown(value[:8])}"
     if value[:3] == b"ID3" or (value[0] == 0xFF and len(value) > 1 and value[1] & 0xE6 == 0xE2):
-        return Rejection(Reason.AUDIO_CODEC, f"MP3; {_GOOD}")
-    detail = f"starts with {shown(value[:8])}" + (f", content-type {shown(media)}" if media else "")
-    return Rejection(Reason.AUDIO_CODEC, f"{detail}; {_GOOD}")
+        what = "MP3"
+    said = f", content-type {shown(media)}" if media else ""
+    return Rejection(Reason.AUDIO_FORMAT, f"{what}{said}; {_GOOD}")
 
 
 def _from_wav(value: bytes, settings: AudioSettings) -> tuple[str, NDArray[np.int16]]:

@@ -19,12 +19,14 @@ import resource
 import signal
 import struct
 import sys
+import zlib
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 READY = b"sensorium-audio-1\n"
 _PR_SET_PDEATHSIG = 1
 _BLOCK_FRAMES = 65_536
+_BITS_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,18 @@ def flac_frames(encoded: bytes) -> int | None:
     return int.from_bytes(encoded[21:26], "big") & ((1 << 36) - 1) or None
 
 
+def ogg_checksum(page: bytes) -> int:
+    """CRC of an OGG page: the polynomial of zlib's with the bits in the other order, and no inversions."""
+    blank = (page[:22] + bytes(4) + page[26:]).translate(_BITS_REVERSED)
+    return int(f"{zlib.crc32(blank, 0xFFFFFFFF) ^ 0xFFFFFFFF:032b}"[::-1], 2)
+
+
 def ogg_frames(encoded: bytes) -> int:
-    """Walks the pages of an OGG clip; the last page's position in samples. Refuses what is cut off or not ours."""
-    position, streams, last, serial = 0, 0, 0, b""
+    """Walks the pages of an OGG clip; the last page's position in samples. Refuses what is cut off or not ours.
+
+    libsndfile would pass over damaged and missing pages without a word.
+    """
+    position, pages, streams, last, serial = 0, 0, 0, 0, b""
     ended = False
     while position < len(encoded):
         head = encoded[position : position + 27]
@@ -110,8 +121,11 @@ def ogg_frames(encoded: bytes) -> int:
                 raise Refused("audio_codec", "OGG that is neither Vorbis nor Opus")
         elif head[14:18] != serial:
             raise Refused("audio_corrupt", f"OGG page at byte {position} belongs to no stream")
+        granule, sequence, checksum = struct.unpack("<q4xII", head[6:26])
+        if sequence != pages or checksum != ogg_checksum(encoded[position:end]):
+            raise Refused("audio_corrupt", f"OGG page {pages} at byte {position} is damaged or missing")
         ended = bool(head[5] & 4)
-        granule = struct.unpack("<q", head[6:14])[0]
+        pages += 1
         last = granule if granule >= 0 else last
         position = end
     if not ended:

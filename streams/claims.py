@@ -57,10 +57,11 @@ def read_claim(claim: Claim, roots: Sequence[Path], max_bytes: int) -> bytes:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise Rejection(Reason.CLAIM_MISSING, f"{shown(claim.uri, 200)}: {reason}") from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise Rejection(Reason.CLAIM_FORBIDDEN, f"{shown(claim.uri, 200)} is not a regular file")
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise Rejection(Reason.CLAIM_FORBIDDEN, f"{shown(claim.uri, 200)} is not a regular file")
         try:
             content = file.read(max_bytes + 1)
         except OSError as error:

@@ -102,26 +102,31 @@ def parse_letter(record: RawRecord) -> Letter:
             raise ValueError(f"{where} is not a letter of ours: it has no header {_PREFIX}{name}")
         return default or "" if value is None else value.decode("utf-8", "replace")
 
-    seen = text("first-seen", "")
+    retries, events = text("retry", "0"), text("events", "1")
+    return Letter(
+        reason=text("reason"),
+        detail=text("detail", ""),
+        stage=text("stage", ""),
+        topic=text("topic"),
+        partition=int(text("partition")),
+        offset=int(text("offset")),
+        first_seen_ms=_moment(text("first-seen", "")),
+        retries=int(retries) if retries.isdecimal() else 0,
+        events=int(events) if events.isdecimal() else 1,
+        key=record.key,
+        value=record.value,
+        headers=tuple((name, value) for name, value in record.headers if not _ours(name)),
+        letter_partition=record.partition,
+        letter_offset=record.offset,
+    )
+
+
+def _moment(text: str) -> int | None:
+    """Epoch ms of an RFC 3339 string; None if it is none, for the header may come from anybody."""
     try:
-        return Letter(
-            reason=text("reason"),
-            detail=text("detail", ""),
-            stage=text("stage", ""),
-            topic=text("topic"),
-            partition=int(text("partition")),
-            offset=int(text("offset")),
-            first_seen_ms=time_of(seen) if seen else None,
-            retries=int(text("retry", "0")),
-            events=int(text("events", "1")),
-            key=record.key,
-            value=record.value,
-            headers=tuple((name, value) for name, value in record.headers if not _ours(name)),
-            letter_partition=record.partition,
-            letter_offset=record.offset,
-        )
-    except Rejection as rejection:
-        raise ValueError(f"first-seen of the letter at offset {record.offset}: {rejection.detail}") from None
+        return time_of(text)
+    except Rejection:
+        return None
 
 
 def unique_letters(letters: Iterable[Letter]) -> Iterator[Letter]:

@@ -59,7 +59,8 @@ class Reason(StrEnum):
     CLOCK_BEHIND = "clock_behind"
     # sound
     AUDIO_EMPTY = "audio_empty"
-    AUDIO_CODEC = "audio_codec"
+    AUDIO_FORMAT = "audio_format"  # not a kind of file we read
+    AUDIO_CODEC = "audio_codec"  # such a file, but coded in a way we do not read
     AUDIO_CORRUPT = "audio_corrupt"
     AUDIO_CHANNELS = "audio_channels"
     AUDIO_RATE = "audio_rate"

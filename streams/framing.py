@@ -26,8 +26,9 @@ _RFC3339 = re.compile(
 _DECIMAL = re.compile(r"[+-]?\d{1,20}(?:\.\d{1,20})?", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)
-_MIN_MS = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MS
-_MAX_MS = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MS
+# what a datetime can express: years 1 to 9999
+MIN_MS = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MS
+MAX_MS = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MS
 
 _good_keys: dict[bytes, str] = {}
 
@@ -113,7 +114,7 @@ def datetime_ms(moment: datetime) -> int:
 
 def format_ms(time_ms: int) -> str:
     """RFC 3339 with milliseconds; years that RFC 3339 cannot write are shown as a number."""
-    if not _MIN_MS <= time_ms <= _MAX_MS:
+    if not MIN_MS <= time_ms <= MAX_MS:
         return f"{shown(time_ms)} ms"
     return (_EPOCH + time_ms * _MS).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
@@ -133,7 +134,7 @@ def time_of(value: object, where: str = "time") -> int:
         raise _bad_time(f"{where} is {shown(value)}, neither epoch milliseconds nor an RFC 3339 string")
     if isinstance(value, float) and not math.isfinite(value):
         raise _bad_time(f"{where} is {value}")
-    if not _MIN_MS <= value <= _MAX_MS:
+    if not MIN_MS <= value <= MAX_MS:
         raise _bad_time(f"{where} {shown(value)} is no epoch time in milliseconds of the years 1 to 9999")
     return math.floor(value)
 
@@ -151,7 +152,9 @@ def _parse_rfc3339(text: str, where: str) -> int:
             raise ValueError("field out of range")
     except ValueError as error:
         raise _bad_time(f"{where} {shown(text)} is not a date and time: {error}") from None
-    time_ms = datetime_ms(moment) + int((fraction or "0").ljust(3, "0")[:3]) + (1_000 if second == 60 else 0)
+    # to the nearest microsecond and then down, as msgspec and `datetime_ms` do it
+    fraction_ms = (int((fraction or "0").ljust(7, "0")[:7]) + 5) // 10_000
+    time_ms = datetime_ms(moment) + fraction_ms + (1_000 if second == 60 else 0)
     offset_ms = (int(zone_h or 0) * 60 + int(zone_m or 0)) * 60_000
     return time_ms + offset_ms if sign == "-" else time_ms - offset_ms
 

@@ -29,7 +29,7 @@ _FILTER_BITS = 22
 _ZERO_CROSSINGS = 24  # of the filter's sinc, on each side
 _KAISER_BETA = 9.0  # about -90 dB: below what 16 bits can hold
 _PASSBAND = 0.94  # share of the lower Nyquist frequency that passes
-_MAX_TERM = 1_024  # 16 kHz has at most so many phases against a rate that is resampled by matrix
+_MAX_TERM = 640  # 16 kHz has at most so many phases against a rate that is resampled by matrix
 _ODD_PHASES = 4_096
 _BLOCK_OUTPUTS = 96
 
@@ -215,7 +215,7 @@ def _phases(rate: int) -> tuple[int, NDArray[np.float64]]:
     return _taps(rate, np.arange(_ODD_PHASES) / _ODD_PHASES)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=8)
 def _banded(rate: int) -> tuple[int, int, NDArray[np.float64]]:
     """For `rate` Hz: samples from one block to the next, samples of history, and the matrix (span, block)."""
     ratio = Fraction(CLIP_RATE_HZ, rate)
