@@ -10,6 +10,7 @@ owns a folder at a time; any other process finds the running broker with `runnin
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import fcntl
 import json
@@ -21,6 +22,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -32,7 +34,6 @@ from streams.settings import Settings
 
 __all__ = ["Broker", "BrokerError", "JarError", "fetch", "run_foreground", "running_bootstrap"]
 
-CLUSTER_ID = "c2Vuc29yaXVtLWthZmthMQ"  # 16 bytes, base64: one fixed id, the folder is the identity
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 15.0
 HEAP = ("-Xms128m", "-Xmx1g")
@@ -220,7 +221,7 @@ class Broker:
 
     def _format(self, base: list[str], properties: Path) -> None:
         command = [*base, "kafka.tools.StorageTool", "format", "--ignore-formatted"]
-        command += ["-t", CLUSTER_ID, "-c", str(properties)]
+        command += ["-t", _new_cluster_id(), "-c", str(properties)]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         if done.returncode:
             said = (done.stdout + done.stderr).strip().splitlines() or ["no output"]
@@ -310,6 +311,11 @@ def _checked_class_path() -> str:
     if missing and not different:
         fetch(folder, pins)
     return class_path(folder, pins)
+
+
+def _new_cluster_id() -> str:
+    """A new log is a new cluster: stored windows name it, for record offsets mean nothing in another one."""
+    return "s" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[:21]  # 22 characters, none of them special
 
 
 def _java() -> Path:

@@ -122,7 +122,7 @@ class Inference:
         items = [await self._queue.get()]
         self._taken += 1
         deadline = asyncio.get_running_loop().time() + self._batch_wait_s
-        fired = isinstance(items[0][1], Fired)
+        fired = int(isinstance(items[0][1], Fired))
         while fired < self._batch_windows:
             try:
                 item = self._queue.get_nowait()
@@ -351,7 +351,7 @@ class Inference:
                 await self._announcer.incidents(work.payload["steps"], again=work.fate == "known")
 
     def _count(self, work: Work) -> None:
-        before = work.known.payload if work.known is not None else {"home": {}, "duplicates": 0}
+        before: Mapping[str, Any] = work.known.payload if work.known is not None else {"home": {}, "duplicates": 0}
         for modality in MODALITIES:
             gained = work.payload["home"].get(modality.value, 0) - before["home"].get(modality.value, 0)
             if gained > 0:

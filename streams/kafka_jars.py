@@ -75,7 +75,7 @@ def read_pins(path: Path | None = None) -> list[Jar]:
             continue
         parts = line.split()
         if len(parts) != 3 or len(parts[0]) != 64 or not parts[1].isdigit() or parts[2].count(":") != 2:
-            raise JarError(f"{path}:{number}: not 'sha256  bytes  group:artifact:version'; restore it with git checkout")
+            raise JarError(f"{path}:{number}: not 'sha256  bytes  coordinate'; mend with: git checkout {path}")
         jars.append(Jar(parts[0], int(parts[1]), parts[2]))
     return jars
 
@@ -141,7 +141,11 @@ def fetch(folder: Path | None = None, pins: list[Jar] | None = None, console: Co
 
 def _fetch(wanted: list[Jar], folder: Path, console: Console) -> None:
     progress = Progress(
-        TextColumn("Apache Kafka " + KAFKA_VERSION), BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=console
+        TextColumn("Apache Kafka " + KAFKA_VERSION),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+        console=console,
     )
     with (
         tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as scratch,
@@ -150,7 +154,8 @@ def _fetch(wanted: list[Jar], folder: Path, console: Console) -> None:
     ):
         task = progress.add_task("fetch", total=sum(jar.size for jar in wanted))
         jobs = {
-            pool.submit(_fetch_one, jar, folder, Path(scratch), lambda n: progress.advance(task, n)): jar for jar in wanted
+            pool.submit(_fetch_one, jar, folder, Path(scratch), lambda n: progress.advance(task, n)): jar
+            for jar in wanted
         }
         try:
             for job in as_completed(jobs):

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from streams.drift.types import ChannelStats, Verdict
-from streams.events import MODALITIES, MODALITY_BIT, WindowRecord
-from streams.panes import Fired, Reading, StoredWindow
+from streams.events import MODALITIES, MODALITY_BIT, Reading, WindowRecord
+from streams.panes import Fired, StoredWindow
 
 _SHOWN_CAPTIONS = 3
 _SHOWN_CHARACTERS = 200

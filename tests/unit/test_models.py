@@ -90,10 +90,11 @@ def mixed_windows(count: int = 22) -> list[WindowInput]:
     for i in range(count):
         subset = i % 7 + 1
         shape = [(8, 10), (1, 1), (3, 1_000), (70, 10), (300, 4), (8, 40)][i % 6]
+        notes = [(START + k, f"note {k} of window {i} " + "with more words " * (i % 4)) for k in range(1 + i % 8)]
         out.append(window(
             rows(*shape, seed=i) if subset & 1 else (),
             clip(sound(i, [0.01, 1, 2.3, 5, 11][i % 5])) if subset & 2 else (),
-            [(START + k, f"note {k} of window {i} " + "with more words " * (i % 4)) for k in range(1 + i % 8)] if subset & 4 else (),
+            notes if subset & 4 else (),
         ))  # fmt: skip
     return out
 

@@ -1,0 +1,88 @@
+"""Which settings are in force, where each comes from, and whether they can be used together."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from streams.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class SettingRow:
+    """One setting: dotted name, value as text, origin, meaning."""
+
+    name: str
+    value: str
+    origin: str
+    meaning: str
+
+
+def settings_in_force(settings: Settings) -> list[SettingRow]:
+    """Every setting. Secrets are shown as stars."""
+    path = Path(os.environ.get("SENSORIUM_CONFIG", "sensorium.toml"))
+    in_file: dict[str, Any] = tomllib.loads(path.read_text()) if path.is_file() else {}
+    return [
+        SettingRow(name, _shown(value), _origin(name, in_file, path), meaning)
+        for name, value, meaning in _flat(settings, "")
+    ]
+
+
+def _flat(section: BaseModel, prefix: str) -> Iterator[tuple[str, Any, str]]:
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value, field.description or ""
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, tuple):
+        return ", ".join(str(v) for v in value) or "-"
+    return str(value)
+
+
+def _origin(name: str, in_file: dict[str, Any], path: Path) -> str:
+    variable = "SENSORIUM_" + name.upper().replace(".", "__")
+    if any(key.upper() == variable for key in os.environ):
+        return variable
+    parent = "SENSORIUM_" + name.split(".")[0].upper()
+    if "." in name and parent in os.environ:
+        return parent
+    here: Any = in_file
+    for part in name.split("."):
+        if not isinstance(here, dict) or part not in here:
+            return "default"
+        here = here[part]
+    return str(path)
+
+
+def problems(settings: Settings) -> list[str]:
+    """What cannot work although each setting by itself is allowed; one line each."""
+    found = []
+    security = settings.security
+    if security.protocol.startswith("SASL") and (security.username is None or security.password is None):
+        found.append(f"security.protocol={security.protocol} needs security.username and security.password")
+    for name in ("ca_file", "cert_file", "key_file"):
+        path = getattr(security, name)
+        if path is not None and not path.is_file():
+            found.append(f"security.{name}: {path} does not exist")
+    for root in settings.audio.claim_roots:
+        if not root.is_dir():
+            found.append(f"audio.claim_roots: {root} is not a folder; claim checks into it would all be refused")
+    if settings.model is not None and not settings.model.is_dir():
+        found.append(f"model: {settings.model} is not a folder; unset it to use the weights that ship with the package")
+    if settings.replication > 1 and settings.kafka is None:
+        found.append("replication > 1 needs a cluster: name one with SENSORIUM_KAFKA (the embedded Kafka is one node)")
+    if settings.window.disorder_ms.sensor > settings.window.max_drift_ms:
+        found.append("window.disorder_ms is larger than window.max_drift_ms: inputs would be paused for ever")
+    return found

@@ -1,0 +1,107 @@
+"""`sensorium up`: the embedded Kafka (unless another is named), the topics, one worker and its API, in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from streams.board import Board
+from streams.broker import Broker
+from streams.kafka_clients import find_bootstrap
+from streams.local_api import serve
+from streams.settings import Settings
+from streams.topics import check_topics, create_topics, describe_topics
+from streams.worker import Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What runs: where Kafka is, where the API is, and the worker."""
+
+    bootstrap: str
+    url: str
+    worker: Worker
+
+
+@contextlib.asynccontextmanager
+async def running_worker(
+    settings: Settings, bootstrap: str, stop: asyncio.Event, board: Board | None = None
+) -> AsyncIterator[Service]:
+    """A worker that works until left; an error in it sets `stop` and is raised on leaving."""
+    settings.state.mkdir(parents=True, exist_ok=True)
+    async with Worker(settings, bootstrap, board=board) as worker, serve(worker, settings) as url:
+        ending = asyncio.Event()
+
+        async def work() -> None:
+            try:
+                await worker.run(ending)
+            finally:
+                stop.set()
+
+        task = asyncio.create_task(work(), name="worker")
+        try:
+            yield Service(bootstrap, url, worker)
+        finally:
+            ending.set()
+            await task
+
+
+@contextlib.asynccontextmanager
+async def running_service(
+    settings: Settings, stop: asyncio.Event, board: Board | None = None
+) -> AsyncIterator[Service]:
+    """Kafka and a worker. The topics are made where the Kafka is ours, and where they are missing altogether."""
+    # torch takes seconds to import: it does while the broker starts
+    warm = asyncio.create_task(asyncio.to_thread(_import_models))
+    async with contextlib.AsyncExitStack() as exits:
+        if settings.kafka:
+            bootstrap = find_bootstrap(settings)
+        else:
+            broker = Broker(settings.state, settings.broker_port, max_record_bytes=settings.max_record_bytes)
+            await exits.enter_async_context(broker)
+            bootstrap = broker.bootstrap
+            watch = asyncio.create_task(_watch(broker, stop), name="broker")
+            exits.callback(watch.cancel)
+        await create_topics(settings, bootstrap)
+        check_topics(await describe_topics(settings, bootstrap))
+        await warm
+        yield await exits.enter_async_context(running_worker(settings, bootstrap, stop, board))
+
+
+async def _watch(broker: Broker, stop: asyncio.Event) -> None:
+    """A broker that dies under us is started again: its data and its port stay."""
+    while not stop.is_set():
+        await broker.wait()
+        if stop.is_set():
+            return
+        broker.kill()
+        await broker.start()
+
+
+def _import_models() -> None:
+    import models
+
+    del models
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[asyncio.Event]:
+    """An event that SIGINT and SIGTERM set; a second signal ends the process at once, as usual."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def ask(name: Any) -> None:
+        stop.set()
+        loop.remove_signal_handler(name)
+
+    for name in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(name, ask, name)
+    try:
+        yield stop
+    finally:
+        for name in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(name)
