@@ -66,7 +66,8 @@ _CONDITIONS: Mapping[str, tuple[str, ...]] = {
                  "coupling of {unit} rattles and grinds", "metallic knocking in {unit}",
                  "harsh noise from the gearbox"),
     "electrical": ("sparks at {unit}", "fuse of {unit} blew", "{unit} tripped, power lost",
-                   "electrical fault on {unit}", "voltage dip, {unit} stopped", "short circuit in the cabinet of {unit}"),
+                   "electrical fault on {unit}", "voltage dip, {unit} stopped",
+                   "short circuit in the cabinet of {unit}"),
     "blocked": ("filter of {unit} is clogged", "{unit} blocked", "no flow through {unit}", "valve of {unit} stuck",
                 "cavitation in {unit}, suction blocked", "inlet of {unit} jammed"),
 }  # fmt: skip

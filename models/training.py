@@ -38,6 +38,7 @@ from models.sensor_tokens import tokenize
 FOLDS = (1, 2, 3, 4)
 FRAMES = 4  # of a clip, drawn anew in every step
 ROWS = 64  # windows of a step
+DRILLS = 128  # further sensor windows of a step, each with a note on its state: cheap, and states are hard to learn
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,9 @@ class Step:
     said_sound: Tensor  # (2 * ROWS,) -1 where the caption says nothing about it
     said_condition: Tensor
     sensor_condition: Tensor  # (ROWS,)
+    drill: tuple[Tensor, ...]  # of DRILLS sensor windows
+    drill_captions: tuple[Tensor, Tensor]
+    drill_condition: Tensor  # (DRILLS,)
 
 
 def read_clips(folder: Path) -> list[Clip]:
@@ -115,6 +119,13 @@ def draw(clips: list[Clip], mels: Tensor, chosen: list[int], network: Network, r
         conditions.append(condition)
         sensor_conditions.append(state)
     said = captions + second
+    drill, drill_read, drill_condition = [], [], []
+    for _ in range(DRILLS):
+        state = rng.randrange(synthetic.SENSOR_CONDITIONS)
+        readings, units, span_ms = synthetic.sensor_window(state, rng)
+        drill.append(tokenize(readings, units, 0, span_ms, config.channel_buckets, PRIVATE_DIM))
+        drill_read.append(read_caption(_worn(synthetic.condition_phrase(state, rng), rng), config.text_buckets))
+        drill_condition.append(state)
     read = [read_caption(_worn(c.text, rng), config.text_buckets) for c in said]
     return Step(
         mels=_augment(mels[chosen], mels, rng),
@@ -125,6 +136,9 @@ def draw(clips: list[Clip], mels: Tensor, chosen: list[int], network: Network, r
         said_sound=torch.tensor([c.sound for c in said]),
         said_condition=torch.tensor([c.condition for c in said]),
         sensor_condition=torch.tensor(sensor_conditions),
+        drill=stack_sensors(drill, len(drill), max(len(t) for t in drill)),
+        drill_captions=stack_captions(drill_read, len(drill_read), max(len(c) for c in drill_read)),
+        drill_condition=torch.tensor(drill_condition),
     )
 
 
@@ -164,6 +178,9 @@ def losses(network: Network, step: Step, rng: random.Random) -> dict[str, Tensor
         "caption-caption": siglip(caption, caption, alike, scale, bias),
         "audio-audio": siglip(audio, audio, agreement(step.sound, step.sound).fill_diagonal_(0.0), scale, bias),
     }
+    drilled = agreement(step.drill_condition, step.drill_condition)
+    drill_sensor = network.sensor(*step.drill)[0]
+    out["drill"] = siglip(drill_sensor, network.caption(*step.drill_captions), drilled, scale, bias)
     views = [_fused(network, pooled, frames, audio, sensor, caption[:rows], rng) for _ in range(2)]
     same = _both(agreement(step.sound, step.sound), agreement(step.condition, step.condition))
     own = torch.where(torch.eye(rows, dtype=torch.bool), 1.0, torch.where(same < 0, -1.0, 0.0))
@@ -195,7 +212,7 @@ def _fused(
     return fused  # type: ignore[no-any-return]
 
 
-def train(clips: list[Clip], preset_name: str, epochs: int, seed: int) -> Network:
+def train(clips: list[Clip], preset_name: str, steps: int, seed: int) -> Network:
     """A trained network, averaged over the last steps, in eval mode. Deterministic for one seed on one machine type."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -206,32 +223,25 @@ def train(clips: list[Clip], preset_name: str, epochs: int, seed: int) -> Networ
     others = [p for p in network.parameters() if all(p is not d for d in decayed)]
     optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}])
     mels = _clip_mels(clips)
-    steps_an_epoch = len(clips) // ROWS or 1
-    total = epochs * steps_an_epoch
     average = copy.deepcopy(network)
     began = time.process_time()
-    done = 0
-    for epoch in range(epochs):
-        order = rng.sample(range(len(clips)), len(clips))
-        shown: dict[str, float] = {}
-        for part in range(steps_an_epoch):
-            chosen = order[part * ROWS : (part + 1) * ROWS]
-            rate = 1.5e-3 * min(1.0, (done + 1) / (3 * steps_an_epoch)) * 0.5 * (1 + math.cos(math.pi * done / total))
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            parts = losses(network, draw(clips, mels, chosen, network, rng), rng)
-            optimizer.zero_grad()
-            torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            done += 1
-            _follow(average, network, min(0.98, done / (done + 10)))
-            shown = {name: value.item() for name, value in parts.items()}
-        if epoch % 5 == 4 or epoch == epochs - 1:
-            line = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
-            print(
-                f"epoch {epoch + 1:3d}  {time.process_time() - began:5.0f} CPU-s  {line}", file=sys.stderr, flush=True
-            )
+    waiting: list[int] = []  # clips of this epoch that are still to be heard
+    for step in range(steps):
+        if len(waiting) < ROWS:
+            waiting = rng.sample(range(len(clips)), len(clips))
+        chosen, waiting = waiting[:ROWS], waiting[ROWS:]
+        rate = 1.5e-3 * min(1.0, (step + 1) / 15) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        parts = losses(network, draw(clips, mels, chosen, network, rng), rng)
+        optimizer.zero_grad()
+        torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        _follow(average, network, min(0.98, (step + 1) / (step + 11)))
+        if step % 20 == 19 or step == steps - 1:
+            line = "  ".join(f"{name} {value.item():.3f}" for name, value in parts.items())
+            print(f"step {step + 1:4d} {time.process_time() - began:5.0f} CPU-s  {line}", file=sys.stderr, flush=True)
     return average.eval().requires_grad_(False)
 
 
@@ -274,7 +284,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--clips", type=Path, required=True, help="the ESC-10 folder with fold1..fold4")
     parser.add_argument("--out", type=Path, required=True, help="where the model folder is written")
     parser.add_argument("--preset", default="small")
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument(
         "--check-fold", type=int, default=4, choices=(0, *FOLDS), help="measured first; 0: no measuring"
@@ -285,15 +295,15 @@ def main(argv: list[str] | None = None) -> int:
         clips = read_clips(args.clips)
         measured: dict[str, float] = {}
         if args.check_fold:
-            checked = train([c for c in clips if c.fold != args.check_fold], args.preset, args.epochs, args.seed)
+            checked = train([c for c in clips if c.fold != args.check_fold], args.preset, args.steps, args.seed)
             measured = evaluate(checked, [c for c in clips if c.fold == args.check_fold])
             for name, value in measured.items():
                 print(f"{name:45s} {value:.3f}")
         if args.check_only:
             return 0
         began = time.process_time()
-        network = train(clips, args.preset, args.epochs, args.seed)
-        used = f"--clips DIR --out {args.out.name} --preset {args.preset} --epochs {args.epochs} --seed {args.seed}"
+        network = train(clips, args.preset, args.steps, args.seed)
+        used = f"--clips DIR --out {args.out.name} --preset {args.preset} --steps {args.steps} --seed {args.seed}"
         text = card(args.preset, measured, args.check_fold, used, time.process_time() - began)
         print(f"{args.out}: {write_checkpoint(args.out, network, text)}")
     except ModelError as error:
