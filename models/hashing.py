@@ -48,14 +48,14 @@ def _trigrams(word: str) -> list[str]:
     return [marked[i : i + 3] for i in range(len(marked) - 2)]
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=16_384)
 def word_pieces(word: str, buckets: int) -> tuple[int, ...]:
     """Table rows of a word: itself and its 3-grams, at most PIECES_MAX."""
     pieces = [f"w:{word}"] + [f"g:{gram}" for gram in _trigrams(word)]
     return tuple(bucket(piece, buckets) for piece in pieces[:PIECES_MAX])
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=16_384)
 def word_signs(word: str, dim: int) -> NDArray[np.float32]:
     """The word's own direction in a sketch, (dim,); short words carry little and weigh little."""
     weighted: NDArray[np.float32] = signs(f"w:{word}", dim) * np.float32(1.0 if len(word) > 3 else 0.3)
@@ -63,7 +63,7 @@ def word_signs(word: str, dim: int) -> NDArray[np.float32]:
     return weighted
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=16_384)
 def channel_pieces(name: str, unit: str, buckets: int) -> tuple[int, ...]:
     """Table rows of a channel: whole name, unit, segments ("pump3.vib.x" -> pump, 3, vib, x) and their 3-grams."""
     segments = [s.casefold() for s in _SEGMENT.findall(_CAMEL.sub(" ", name[:200]))]
@@ -72,7 +72,7 @@ def channel_pieces(name: str, unit: str, buckets: int) -> tuple[int, ...]:
     return tuple(bucket(piece, buckets) for piece in pieces[:CHANNEL_PIECES_MAX])
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=16_384)
 def channel_signs(name: str, dim: int) -> NDArray[np.float32]:
     """The channel's own direction in a sketch, (dim,)."""
     drawn = signs(f"n:{name}", dim)

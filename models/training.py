@@ -284,7 +284,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--clips", type=Path, required=True, help="the ESC-10 folder with fold1..fold4")
     parser.add_argument("--out", type=Path, required=True, help="where the model folder is written")
     parser.add_argument("--preset", default="small")
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument(
         "--check-fold", type=int, default=4, choices=(0, *FOLDS), help="measured first; 0: no measuring"
@@ -303,7 +303,7 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         began = time.process_time()
         network = train(clips, args.preset, args.steps, args.seed)
-        used = f"--clips DIR --out {args.out.name} --preset {args.preset} --steps {args.steps} --seed {args.seed}"
+        used = f"--clips DIR --out models/weights/{args.preset} --preset {args.preset} --steps {args.steps} --seed {args.seed}"
         text = card(args.preset, measured, args.check_fold, used, time.process_time() - began)
         print(f"{args.out}: {write_checkpoint(args.out, network, text)}")
     except ModelError as error:

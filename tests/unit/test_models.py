@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import models
+from models.batches import stack_captions, stack_sensors
 from models.blocks import Attention, CrossBlock, SelfBlock
 from models.checkpoint import write_checkpoint
 from models.config import SHARED_DIM, preset
@@ -386,6 +387,45 @@ def test_a_masked_token_changes_nothing_whatever_it_holds() -> None:
     x, mask = torch.randn(2, 6, 32), torch.tensor([[True] * 4 + [False] * 2] * 2)
     other = torch.where(mask.unsqueeze(-1), x, 1e6)
     assert torch.equal(block(x, mask)[:, :4], block(other, mask)[:, :4])
+
+
+@pytest.mark.parametrize("length", [16, 128])
+def test_what_stands_in_the_padding_of_a_sensor_batch_changes_nothing(model: Embedder, length: int) -> None:
+    held = [tokens(rows(n)) for n in (3, 12, length)]
+    batch = stack_sensors(held, 8, length)
+    mask = batch[-1]
+    filled = [
+        torch.where(mask.reshape(8, length, *[1] * (part.dim() - 2)), part, torch.full_like(part, 7))
+        for part in batch[:-1]
+    ]
+    with torch.inference_mode():
+        one, two = model._network.sensor(*batch), model._network.sensor(*filled, mask)
+    for a, b in zip(one, two, strict=True):
+        assert torch.equal(a, b)
+        assert a.isfinite().all()  # rows of nothing included
+
+
+def test_what_stands_in_the_padding_of_sounds_and_captions_changes_nothing(model: Embedder) -> None:
+    network = model._network
+    torch.manual_seed(0)
+    frames, levels, mask = (
+        torch.randn(8, FRAMES_MAX, 256),
+        torch.randn(8, FRAMES_MAX, 128),
+        torch.rand(8, FRAMES_MAX) > 0.5,
+    )
+    mask[0] = False
+    pieces, words_mask = stack_captions([read_caption(text, 512) for text in ("rain", "a loud pump", "")], 8, 8)
+    with torch.inference_mode():
+        for a, b in zip(
+            (*network.audio(frames, levels, mask), network.caption(pieces, words_mask)),
+            (
+                *network.audio(*(torch.where(mask.unsqueeze(-1), x, 1e5) for x in (frames, levels)), mask),
+                network.caption(torch.where(words_mask.unsqueeze(-1), pieces, 9), words_mask),
+            ),
+            strict=True,
+        ):
+            assert torch.equal(a, b)
+            assert a.isfinite().all()
 
 
 def test_the_two_ways_to_attend_agree() -> None:
