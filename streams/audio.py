@@ -10,6 +10,7 @@ import os
 import struct
 import sys
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -31,6 +32,7 @@ _MEMORY_BYTES = 1 << 30  # address space of the child: libraries, a clip and its
 _CHILD = Path(__file__).with_name("audio_child.py")
 _OTHER_TYPES = ("application/ogg", "application/octet-stream")
 _JSON_TYPES = ("application/json", "text/json")
+_CHILD_REASONS = frozenset(reason.value for reason in Reason if reason.name.startswith("AUDIO_"))
 _GOOD = "send WAV (PCM or float), FLAC, OGG Vorbis or OGG Opus"
 
 
@@ -44,6 +46,8 @@ class ClipDecoder:
     def __init__(self, settings: AudioSettings) -> None:
         self._settings = settings
         self._child = DecoderChild(settings)
+        # one thread: BLAS has threads of its own, and several of these would fight over the cores
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="clips")
 
     async def __aenter__(self) -> Self:
         return self
@@ -52,11 +56,16 @@ class ClipDecoder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._child.close()
+        self._thread.shutdown(wait=True, cancel_futures=True)
 
     @property
     def child_pid(self) -> int | None:
         """Process id of the decoder child, where one runs; for health pages and tests."""
         return self._child.pid
+
+    async def check(self) -> None:
+        """Start the decoder child if none runs. Raises `DecoderUnavailable` if it cannot."""
+        await self._child.request(b"")
 
     async def decode(self, value: bytes | None, headers: Headers, timestamp_ms: int | None) -> Clip:
         """The clip in one record: the encoded sound itself, or a claim check (content-type application/json).
@@ -83,14 +92,18 @@ class ClipDecoder:
             raise Rejection(Reason.TOO_LARGE, detail)
         if time is None:
             time = fallback_time(headers, timestamp_ms)
+        loop = asyncio.get_running_loop()
         if value[:4] in (b"fLaC", b"OggS"):
             body = await self._child.request(value)
-            sha256, samples = await asyncio.to_thread(_from_child, value, body, self._settings)
+            if len(body) <= _INLINE_BYTES:
+                sha256, samples = _from_child(value, body, self._settings)
+            else:
+                sha256, samples = await loop.run_in_executor(self._thread, _from_child, value, body, self._settings)
         elif value[:4] == b"RIFF" and value[8:12] == b"WAVE":
             if len(value) <= _INLINE_BYTES:
                 sha256, samples = _from_wav(value, self._settings)
             else:
-                sha256, samples = await asyncio.to_thread(_from_wav, value, self._settings)
+                sha256, samples = await loop.run_in_executor(self._thread, _from_wav, value, self._settings)
         else:
             raise _unknown_format(value, media)
         return Clip(time, sha256, samples)
@@ -109,13 +122,19 @@ def _from_wav(value: bytes, settings: AudioSettings) -> tuple[str, NDArray[np.in
 
 
 def _from_child(value: bytes, body: bytes, settings: AudioSettings) -> tuple[str, NDArray[np.int16]]:
-    if body[:1] != b"\0":
+    """What the child answered. It has read bytes from strangers: it is believed no more than they are."""
+    if body[:1] == b"\1":
         reason, _, detail = body[1:].decode("utf-8", "replace").partition(" ")
-        raise Rejection(Reason(reason), detail)
-    rate, channels = struct.unpack_from("<II", body, 1)
-    samples = np.frombuffer(body, "<f4", offset=9)
-    check_limits(rate, channels, len(samples) // max(channels, 1), settings)
-    return hashlib.sha256(value).hexdigest(), float_samples(samples, channels, rate)
+        if reason in _CHILD_REASONS:
+            raise Rejection(Reason(reason), detail)
+    elif body[:1] == b"\0" and len(body) >= 9:
+        rate, channels = struct.unpack_from("<II", body, 1)
+        frames, rest = divmod(len(body) - 9, 4 * channels or 1)
+        if not rest:
+            check_limits(rate, channels, frames, settings)
+            samples = float_samples(np.frombuffer(body, "<f4", offset=9), channels, rate)
+            return hashlib.sha256(value).hexdigest(), samples
+    raise Rejection(Reason.AUDIO_DECODER_CRASHED, f"the decoder answered {shown(body[:20])}")
 
 
 class _Job:
@@ -137,6 +156,9 @@ class DecoderChild:
 
     def __init__(self, settings: AudioSettings) -> None:
         self._settings = settings
+        # the longest answer there can be: a clip at all its limits, and a little for words
+        samples = int(settings.max_seconds * settings.max_rate_hz + 1) * settings.max_channels
+        self._most_bytes = 4 * samples + 65_536
         self._waiting: deque[_Job] = deque()
         self._flight: deque[_Job] = deque()
         self._news = asyncio.Event()
@@ -177,9 +199,9 @@ class DecoderChild:
                     await self._end()
                     self._process = await self._start()
                 await self._serve(self._process)  # type: ignore[arg-type]
-        except (OSError, DecoderUnavailable) as error:
+        except Exception as error:  # whatever it is, nobody may be left waiting
             await self._end()
-            self._fail(DecoderUnavailable(str(error)))
+            self._fail(error)
 
     async def _start(self) -> asyncio.subprocess.Process:
         s = self._settings
@@ -204,7 +226,11 @@ class DecoderChild:
         except (TimeoutError, asyncio.IncompleteReadError):
             hello = b""
         if hello != READY:
-            raise DecoderUnavailable("the audio decoder does not start; see why with: sensorium doctor")
+            await self._end()
+            what = f"the audio decoder does not start (it ended with {process.returncode})"
+            raise DecoderUnavailable(
+                f"{what}; repair it with: {sys.executable} -m pip install --force-reinstall soundfile"
+            )
         return process
 
     async def _serve(self, process: asyncio.subprocess.Process) -> None:
@@ -220,6 +246,8 @@ class DecoderChild:
                     continue
                 async with asyncio.timeout(self._settings.decode_timeout_s):
                     (length,) = struct.unpack("<I", await _stdout(process).readexactly(4))
+                    if length > self._most_bytes:
+                        raise asyncio.IncompleteReadError(b"", length)  # not its words any more: as good as dead
                     body = await _stdout(process).readexactly(length)
                 job = self._flight.popleft()
                 self._news.set()
@@ -229,7 +257,8 @@ class DecoderChild:
             detail = f"decoding took more than {self._settings.decode_timeout_s:g} s"
             reason = Rejection(Reason.AUDIO_DECODER_TIMEOUT, detail)
         except asyncio.IncompleteReadError:
-            code = await process.wait()
+            await self._end()
+            code = process.returncode
             reason = Rejection(Reason.AUDIO_DECODER_CRASHED, f"the decoder ended with {code} while it decoded the clip")
         finally:
             feeder.cancel()

@@ -58,9 +58,10 @@ def read_claim(claim: Claim, roots: Sequence[Path], max_bytes: int) -> bytes:
         reason = getattr(error, "strerror", None) or str(error)
         raise Rejection(Reason.CLAIM_MISSING, f"{shown(claim.uri, 200)}: {reason}") from None
     status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
+    if not stat.S_ISREG(status.st_mode) or not _opened_inside(descriptor, roots):
         os.close(descriptor)
-        raise Rejection(Reason.CLAIM_FORBIDDEN, f"{shown(claim.uri, 200)} is not a regular file")
+        detail = f"{shown(claim.uri, 200)} is not a regular file inside audio.claim_roots"
+        raise Rejection(Reason.CLAIM_FORBIDDEN, detail)
     with os.fdopen(descriptor, "rb") as file:
         try:
             content = file.read(max_bytes + 1)
@@ -73,6 +74,15 @@ def read_claim(claim: Claim, roots: Sequence[Path], max_bytes: int) -> bytes:
     if found != claim.sha256.lower():
         raise Rejection(Reason.CLAIM_HASH, f"the file has sha256 {found}, the claim check says {claim.sha256.lower()}")
     return content
+
+
+def _opened_inside(descriptor: int, roots: Sequence[Path]) -> bool:
+    """Whether the open file is inside the roots: a folder may have become a link after the path was looked at."""
+    try:
+        real = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+    except OSError:  # no such folder on this system: the path's check has to do
+        return True
+    return any(real.is_relative_to(root.resolve()) for root in roots)
 
 
 def _allowed_path(uri: str, roots: Sequence[Path]) -> Path:

@@ -37,7 +37,7 @@ from streams.senml import read_pack
 
 __all__ = ["ClipDecoder", "TimeGuard", "decode_caption", "decode_key", "decode_readings"]
 
-MAX_READINGS_BYTES = 4 * 1024 * 1024  # one record of readings, packs and arrays included
+MAX_READINGS_BYTES = 1024 * 1024  # one record, packs and arrays included: what a Kafka broker takes by default
 MAX_CAPTION_BYTES = 4 * 1024 * 1024
 MAX_CHANNELS = 1_024  # per reading: more is a malformed message or a spectrum, which belongs on audio-clips
 MAX_NAME_CHARS = 128
@@ -283,6 +283,10 @@ def _finite(text: str, kind: Callable[[str], int | float]) -> int | float:
 
 def _parse(value: bytes) -> Any:
     """Untyped JSON with a precise reason for what is wrong with it."""
+    try:
+        return msgspec.json.decode(value)
+    except _REFUSED:
+        pass
     text = _text(value)
     try:
         return json.loads(

@@ -1,4 +1,4 @@
-"""`sensorium replay`: play a recording into Kafka in event-time order, wait until all of it is processed, account for it."""
+"""`sensorium replay`: play a recording into Kafka in event-time order, and account for every event of it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from streams.account import Account
 from streams.events import CloudEvent, IncidentEvent, WindowRecord
+from streams.framing import format_ms
 from streams.intake import raw_record
 from streams.kafka_clients import new_producer, open_admin
 from streams.readout import end_offsets, follow
@@ -39,7 +40,6 @@ class Replay:
     recording: Recording
     speed: float | None = None  # event seconds per second; None: as fast as it goes
     account: Account = field(default_factory=Account)
-    sent: int = 0
     sent_time_ms: int | None = None
     heard_at: float = field(default_factory=time.monotonic)
     newest_window_ms: int | None = None
@@ -70,8 +70,8 @@ class Replay:
         finally:
             stop.set()
             await asyncio.gather(listener, return_exceptions=True)
-        self.account.seconds = round(time.monotonic() - started - _QUIET_S, 3)
-        return self.account.to_json(self.recording.labels(), self.recording.end_ms)
+        self.account.seconds = round(self.heard_at - started, 3)
+        return self.account.to_json(self.recording.labels())
 
     # -- sending -------------------------------------------------------------------------------------------------
 
@@ -81,11 +81,9 @@ class Replay:
         try:
             async with _bounded(producer) as send:
                 async for message in self._paced():
-                    partition_offset = await send(
-                        self.settings.topic(message.topic), message.value, key=message.key, headers=message.headers
-                    )
-                    self.account.produced(partition_offset, message)
-                    self.sent += message.events
+                    topic = self.settings.topic(message.topic)
+                    await send(topic, message.value, key=message.key, headers=message.headers)
+                    self.account.produced += message.events
                     self.sent_time_ms = message.time_ms
             await producer.flush()
         finally:
@@ -102,3 +100,111 @@ class Replay:
             elif n % 200 == 0:
                 await asyncio.sleep(0)
             yield message
+
+    # -- listening -----------------------------------------------------------------------------------------------
+
+    async def _listen(self, start: dict[Any, int], stop: asyncio.Event) -> None:
+        async for records in follow(self.settings, self.bootstrap, start, stop):
+            self.heard_at = time.monotonic()
+            for record in records:
+                self._take(record)
+
+    def _take(self, record: ConsumerRecord) -> None:
+        name = record.topic.removeprefix(self.settings.topic_prefix)
+        if name == "windows":
+            window = msgspec.json.decode(record.value, type=WindowRecord)
+            self.newest_window_ms = max(window.end_ms, self.newest_window_ms or window.end_ms)
+            self.account.window(window)
+        elif name == "incidents":
+            event = msgspec.json.decode(record.value, type=CloudEvent)
+            if event.type.startswith("sensorium.incident."):
+                self.account.incident(msgspec.convert(event.data, IncidentEvent))
+        else:
+            self.account.letter(raw_record(record), late=name == "late-events")
+
+    async def _settle(self, console: Console, give_up_s: float, listener: asyncio.Task[None]) -> None:
+        """Until every event is accounted for, and nothing more has come for a moment."""
+        hinted = False
+        while True:
+            if listener.done():
+                listener.result()
+            quiet_s = time.monotonic() - self.heard_at
+            if self.account.balanced and quiet_s >= _QUIET_S:
+                return
+            if quiet_s > give_up_s:
+                raise TimeoutError(
+                    f"nothing has come back for {give_up_s:.0f} s: {self.account.missing} events are not accounted "
+                    "for; look at the worker's log, and at: sensorium doctor"
+                )
+            if not hinted and quiet_s > _HINT_S and not self.account.heard:
+                hinted = True
+                group = self.settings.topic_prefix + self.settings.group
+                if not await _members(self.settings, self.bootstrap, group):
+                    console.print(f"no worker of group {group} is running; start one with: sensorium worker")
+            await asyncio.sleep(0.1)
+
+    # -- progress ------------------------------------------------------------------------------------------------
+
+    async def _show(self, progress: Progress, bar: TaskID) -> None:
+        while True:
+            self._draw(progress, bar)
+            await asyncio.sleep(0.25)
+
+    def _draw(self, progress: Progress, bar: TaskID) -> None:
+        at, behind = "", ""
+        if self.sent_time_ms is not None:
+            at = format_ms(self.sent_time_ms)
+            if self.newest_window_ms is not None:
+                behind = f"windows {max(0, self.sent_time_ms - self.newest_window_ms) / 1000:.0f} s behind"
+        progress.update(bar, completed=self.account.accounted, time=at, lag=behind)
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("events accounted for"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[time]}"),
+        TextColumn("{task.fields[lag]}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=not console.is_terminal,
+    )
+
+
+async def _members(settings: Settings, bootstrap: str, group: str) -> int:
+    admin: AIOKafkaAdminClient = await open_admin(settings, bootstrap)
+    try:
+        for response in await admin.describe_consumer_groups([group]):
+            for described in response.groups:
+                return len(described[5])
+        return 0
+    finally:
+        await admin.close()
+
+
+@contextlib.asynccontextmanager
+async def _bounded(producer: AIOKafkaProducer) -> AsyncIterator[Any]:
+    """A `send` that waits when too much is unacknowledged; every delivery has succeeded when the block is left."""
+    gate = asyncio.Semaphore(_UNSENT_AT_ONCE)
+    failed: list[BaseException] = []
+
+    async def send(topic: str, value: bytes, **options: Any) -> asyncio.Future[Any]:
+        await gate.acquire()
+        if failed:
+            raise failed[0]
+        sent: asyncio.Future[Any] = await producer.send(topic, value, **options)
+
+        def done(future: asyncio.Future[Any]) -> None:
+            gate.release()
+            if not future.cancelled() and (error := future.exception()) is not None:
+                failed.append(error)
+
+        sent.add_done_callback(done)
+        return sent
+
+    yield send
+    for _ in range(_UNSENT_AT_ONCE):
+        await gate.acquire()
+    if failed:
+        raise failed[0]

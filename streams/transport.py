@@ -27,6 +27,7 @@ from streams.intake import InputProgress
 from streams.ledger import OffsetLedger
 
 _LEAVING_COMMIT_S = 3.0
+_OWN_AFFAIR = ("aiokafka.consumer.group_coordinator",)  # it tries again by itself, and we tell when it does not help
 _logger = logging.getLogger(__name__)
 
 
@@ -234,6 +235,8 @@ class RateLimited(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno < logging.WARNING:
             return True
+        if record.name in _OWN_AFFAIR:
+            return False
         kind = (record.name, record.levelno, str(record.msg))
         now = time.monotonic()
         if now - self._last.get(kind, -1e9) < self._interval_s:

@@ -326,7 +326,7 @@ def _faust_credentials(settings: Settings) -> Any:
 
 def _quiet_clients() -> None:
     """Faust and aiokafka tell much of little; what they repeat while a broker is away is told once in a while."""
-    for name in ("aiokafka", "faust", "mode"):
+    for name in ("aiokafka", "faust", "mode", "streams.transport"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.WARNING)
     limit = RateLimited()

@@ -121,10 +121,12 @@ def incidents(
     score = None
     if against is not None:
         from streams.recording import read_labels
-        from streams.scoring import score_incidents
-        from streams.spans import span_of
+        from streams.scoring import IncidentSpan, score_incidents
 
-        score = score_incidents(read_labels(against), [span_of(row) for row in rows])
+        spans = [
+            IncidentSpan(row["id"], row["stream"], row["opened_ms"], row["onset_ms"], row["closed_ms"]) for row in rows
+        ]
+        score = score_incidents(read_labels(against), spans)
     if as_json:
         print_json(rows if score is None else {"incidents": rows, "labels": score.to_json()})
         return

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
@@ -83,7 +84,9 @@ class VectorStore(Protocol):
     """
 
     async def __aenter__(self) -> VectorStore: ...
-    async def __aexit__(self, *exc: object) -> None: ...
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
     async def upsert(self, points: Sequence[Point]) -> None:
         """Write points, replacing those of the same id. Durable (survives kill -9) when it returns."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ INDEXES = {
 _NORM_TOLERANCE = 1e-3
 
 
-def checked(points: Sequence[Point]) -> list[tuple[Point, dict[str, list[float]]]]:
+def checked(points: Sequence[Point]) -> list[tuple[Point, dict[str, Any]]]:
     """Points with their vectors as lists. Raises `InvalidPoint` before anything is written."""
     ready = []
     for point in points:

@@ -85,7 +85,7 @@ class EdgeStore:
         self, where: Filter, *, vectors: bool = False, descending: bool = False, limit: int | None = None,
         page: int = 256,
     ) -> AsyncIterator[Point]:  # fmt: skip
-        """By (`start`, id). Points may share a start: a page that ends among such is completed before it is handed on."""
+        """By (`start`, id). A page that ends among points of one start is completed before it is handed on."""
         left, after = limit, None
         while left is None or left > 0:
             batch, after = await self._run(self._page, where, vectors, descending, page, after)
@@ -151,8 +151,8 @@ class EdgeStore:
             owner = lock.read().strip() or "?"
             lock.close()
             raise StoreLocked(
-                f"{self.folder} is open in process {owner}; stop that one, choose another folder with --store edge:DIR, "
-                "or use a Qdrant server for several workers: --store http://host:6333"
+                f"{self.folder} is open in process {owner}; stop that one, choose another folder with --store "
+                "edge:DIR, or use a Qdrant server for several workers: --store http://host:6333"
             ) from None
         lock.seek(0)
         lock.truncate()
