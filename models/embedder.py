@@ -31,7 +31,7 @@ Array = NDArray[np.float32]
 
 
 class Embedder:
-    """A WindowModel: see models.interface. Not for several threads at once; torch works on one thread."""
+    """A WindowModel: see models.interface. May be called from several threads; torch itself uses one each."""
 
     def __init__(self, network: Network, version: str) -> None:
         torch.set_num_threads(1)

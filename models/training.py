@@ -13,7 +13,7 @@ import math
 import random
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from torch import Tensor
 from models import synthetic
 from models.batches import stack_captions, stack_sensors
 from models.checkpoint import write_checkpoint
-from models.config import PRIVATE_DIM, preset
+from models.config import PRIVATE_DIM, ModelConfig, preset
 from models.encoders.caption import CAPTIONS_MAX, read_caption
 from models.encoders.sensor import POOLED
 from models.errors import ModelError
@@ -65,6 +65,8 @@ def read_clips(folder: Path) -> list[Clip]:
     clips = []
     for fold in FOLDS:
         for path in sorted((folder / f"fold{fold}").glob("*/*.ogg")):
+            if path.parent.name not in synthetic.SOUND_NAMES:
+                raise ModelError(f"{path.parent} is no ESC-10 class; there are: {', '.join(synthetic.SOUND_NAMES)}")
             samples, rate = soundfile.read(path, dtype="float32")
             audio = resample(torch.from_numpy(samples), rate)
             scaled = (audio.clamp(-1, 32_767 / 32_768) * 32_768).round().to(torch.int16)
@@ -212,12 +214,12 @@ def _fused(
     return fused  # type: ignore[no-any-return]
 
 
-def train(clips: list[Clip], preset_name: str, steps: int, seed: int) -> Network:
+def train(clips: list[Clip], config: ModelConfig, steps: int, seed: int) -> Network:
     """A trained network, averaged over the last steps, in eval mode. Deterministic for one seed on one machine type."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     rng = random.Random(seed)
-    network = Network(preset(preset_name)).train()
+    network = Network(config).train()
     tables = [network.sensor.names.weight, network.caption.table.weight]
     decayed = [p for p in network.parameters() if p.dim() >= 2 and all(p is not t for t in tables)]
     others = [p for p in network.parameters() if all(p is not d for d in decayed)]
@@ -284,6 +286,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--clips", type=Path, required=True, help="the ESC-10 folder with fold1..fold4")
     parser.add_argument("--out", type=Path, required=True, help="where the model folder is written")
     parser.add_argument("--preset", default="small")
+    parser.add_argument("--fusion", default="attention", choices=("attention", "concat", "mean"))
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument(
@@ -292,18 +295,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--check-only", action="store_true", help="measure, print, write nothing")
     args = parser.parse_args(argv)
     try:
+        config = replace(preset(args.preset), fusion=args.fusion)
         clips = read_clips(args.clips)
         measured: dict[str, float] = {}
         if args.check_fold:
-            checked = train([c for c in clips if c.fold != args.check_fold], args.preset, args.steps, args.seed)
+            checked = train([c for c in clips if c.fold != args.check_fold], config, args.steps, args.seed)
             measured = evaluate(checked, [c for c in clips if c.fold == args.check_fold])
             for name, value in measured.items():
                 print(f"{name:45s} {value:.3f}")
         if args.check_only:
             return 0
         began = time.process_time()
-        network = train(clips, args.preset, args.steps, args.seed)
-        used = f"--clips DIR --out models/weights/{args.preset} --preset {args.preset} --steps {args.steps} --seed {args.seed}"
+        network = train(clips, config, args.steps, args.seed)
+        used = f"--clips DIR --out DIR --preset {args.preset} --fusion {args.fusion}"
+        used += f" --steps {args.steps} --seed {args.seed}"
         text = card(args.preset, measured, args.check_fold, used, time.process_time() - began)
         print(f"{args.out}: {write_checkpoint(args.out, network, text)}")
     except ModelError as error:

@@ -144,13 +144,14 @@ def test_another_process_gives_the_same_bits_whatever_its_hash_seed(model: Embed
     assert ran.stdout.split() == [model.version, *[digest(v) for v in model.embed(mixed_windows()[:8])][::-1]]
 
 
-def test_a_worker_thread_gives_the_same_bits(model: Embedder) -> None:
+def test_worker_threads_side_by_side_give_the_same_bits(model: Embedder) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     windows = mixed_windows()[:8]
-    with ThreadPoolExecutor(1) as pool:
-        there = pool.submit(model.embed, windows).result()
-    assert [digest(v) for v in there] == [digest(v) for v in model.embed(windows)]
+    with ThreadPoolExecutor(2) as pool:
+        there = [pool.submit(model.embed, windows) for _ in range(2)]
+    alone = [digest(v) for v in model.embed(windows)]
+    assert [[digest(v) for v in ran.result()] for ran in there] == [alone, alone]
 
 
 def test_the_order_of_channels_within_a_reading_changes_nothing(model: Embedder) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ import torch
 
 import models
 from models import synthetic, training
+from models.checkpoint import write_checkpoint
+from models.config import preset
 from models.embedder import Embedder
 from models.evaluation import Clip, evaluate, roc_auc
 from models.interface import WindowInput
@@ -61,8 +64,17 @@ def test_a_folder_without_clips_is_an_error_that_names_the_option(
     assert "--clips" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("fusion", ["concat", "mean"])
+def test_the_baselines_of_fusion_are_trained_saved_and_loaded_like_the_rest(fusion: str, tmp_path: Path) -> None:
+    network = training.train(made_up_clips(), replace(preset("tiny"), fusion=fusion), 1, seed=5)
+    write_checkpoint(tmp_path, network, "")
+    window = WindowInput(0, 10_000, [(0, {"a": 1.0})], [(0, tone(1, 1))], [(0, "rain")])
+    (vectors,) = models.load(tmp_path).embed([window])
+    assert vectors.attention == dict.fromkeys(("sensor", "audio", "caption"), pytest.approx(1 / 3))
+
+
 def test_training_twice_with_one_seed_gives_the_same_weights() -> None:
-    one, two = (training.train(made_up_clips(), "tiny", 2, seed=5) for _ in range(2))
+    one, two = (training.train(made_up_clips(), preset("tiny"), 2, seed=5) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
 
 
@@ -71,7 +83,7 @@ def test_training_lowers_the_loss_on_drawn_windows() -> None:
     mels = training._clip_mels(clips)
 
     def loss(steps: int) -> float:
-        network = training.train(clips, "tiny", steps, seed=5)
+        network = training.train(clips, preset("tiny"), steps, seed=5)
         rng = random.Random(1)
         with torch.no_grad():
             parts = training.losses(network, training.draw(clips, mels, list(range(30)), network, rng), rng)
