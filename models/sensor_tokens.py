@@ -74,12 +74,12 @@ def tokenize(
             value_list.append(math.nan if value is None else value)
     if not channel_list:
         channel_list, time_list, value_list = [0], [start_ms], [math.nan]
-    channel = np.array(channel_list, np.int64)
+    channel = by_name = np.array(channel_list, np.int64)
     if len(names) > CHANNELS_MAX:
         channel = channel * CHANNELS_MAX // len(names)
         names = [names[-(-i * len(names) // CHANNELS_MAX)] for i in range(CHANNELS_MAX)]
     # A channel's observations in time order, whatever order the channels had within a reading.
-    order = np.lexsort((np.array(time_list, np.int64), channel))
+    order = np.lexsort((by_name, np.array(time_list, np.int64), channel))
     channel = channel[order]
     span_ms = float(max(end_ms - start_ms, 1))
     when = (np.array(time_list, np.float64)[order] - start_ms) / span_ms  # 0..1 in the window

@@ -154,8 +154,9 @@ def test_worker_threads_side_by_side_give_the_same_bits(model: Embedder) -> None
     assert [[digest(v) for v in ran.result()] for ran in there] == [alone, alone]
 
 
-def test_the_order_of_channels_within_a_reading_changes_nothing(model: Embedder) -> None:
-    readings = rows(12)
+@pytest.mark.parametrize("channels", [12, 2_000])
+def test_the_order_of_channels_within_a_reading_changes_nothing(model: Embedder, channels: int) -> None:
+    readings = rows(channels, 4)
     turned = [(t, dict(reversed(list(values.items())))) for t, values in readings]
     one, two = model.embed([window(readings), window(turned)])
     assert digest(one) == digest(two)
