@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import tempfile
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
@@ -15,11 +18,47 @@ from rich.table import Table
 from rich.text import Text
 
 from streams.board import Board, StreamState
+from streams.feed import feed
+from streams.logs import configure_logs
+from streams.settings import load_settings
+from streams.up import running_service, stop_on_signals
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _REFRESH_S = 0.5
 _SHOWN_STEPS = 6
 _STYLE = {"warming": "dim", "ok": "green", "alarm": "bold red"}
+
+
+_WINDOW = {"size_ms": 5_000, "hop_ms": 5_000, "allowed_lateness_ms": 10_000, "idle_timeout_ms": 4_000}
+_HISTORY_S = 300.0  # the plant's past: enough to know what is normal
+
+
+async def run_demo(console: Console, *, streams: int, seconds: float | None, started: float) -> None:
+    """Kafka, store, worker and plant in one process, on a folder that is removed at the end."""
+    with tempfile.TemporaryDirectory(prefix="sensorium-demo-") as folder, stop_on_signals() as stop:
+        settings = load_settings(state=Path(folder), log_level="error", window=_WINDOW)
+        configure_logs(settings)
+        console.print("starting Kafka, the store and a worker ...")
+        board = Board()
+        async with running_service(settings, stop, board) as service:
+            console.print(f"{_elapsed(started)} ready: Kafka {service.bootstrap}, API {service.url}")
+            plant = asyncio.create_task(feed(settings, service.bootstrap, stop, streams=streams, history_s=_HISTORY_S))
+            alarm = asyncio.create_task(_stop_after(seconds, stop))
+            try:
+                await show(board, console, stop, started)
+            finally:
+                stop.set()
+                alarm.cancel()
+                await asyncio.gather(plant, alarm, return_exceptions=True)
+    console.print("stopped; nothing is left behind")
+
+
+async def _stop_after(seconds: float | None, stop: asyncio.Event) -> None:
+    if seconds is None:
+        return
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), seconds)
+    stop.set()
 
 
 async def show(board: Board, console: Console, stop: asyncio.Event, started: float) -> None:

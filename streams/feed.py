@@ -14,7 +14,9 @@ from streams.settings import Settings
 from streams.simulator import Plant, plan_faults, write_recording
 
 _FOREVER_MS = 366 * 86_400_000
-_FIRST_FAULT_MS = 20_000  # after the history ends
+_FIRST_FAULT_MS = 5_000  # after the history ends
+_FAULT_EVERY_MS = 90_000
+_FAULT_LASTS_MS = 45_000
 _RECORDED_FROM_MS = 1_767_225_600_000  # 2026-01-01: a recording does not depend on when it was made
 _CALM_MS = 600_000
 _STEP_MS = 250
@@ -22,7 +24,7 @@ _STEP_MS = 250
 
 async def feed(
     settings: Settings, bootstrap: str, stop: asyncio.Event, *, streams: int, seed: int = 7, speed: float = 1.0,
-    seconds: float | None = None, history_s: float = 0.0, first_fault_s: float | None = None,
+    seconds: float | None = None, history_s: float = 0.0,
 ) -> int:  # fmt: skip
     """Run a plant in real time (times `speed`) until `stop`, or for `seconds` of event time; returns events sent.
 
@@ -30,9 +32,12 @@ async def feed(
     """
     now_ms = int(time.time() * 1000)
     start_ms = now_ms - int(history_s * 1000)
-    first_ms = now_ms + (_FIRST_FAULT_MS if first_fault_s is None else int(first_fault_s * 1000))
+    first_ms = now_ms + _FIRST_FAULT_MS
     end_ms = now_ms + (_FOREVER_MS if seconds is None else int(seconds * 1000))
-    faults = plan_faults(first_ms, min(end_ms, first_ms + 86_400_000), seed=seed, streams=streams)
+    faults = plan_faults(
+        first_ms, min(end_ms, first_ms + 86_400_000), seed=seed, streams=streams,
+        every_ms=_FAULT_EVERY_MS, lasts_ms=_FAULT_LASTS_MS,
+    )  # fmt: skip
     plant = Plant(streams, seed, faults)
     producer = new_producer(settings, bootstrap, linger_ms=10)
     await producer.start()

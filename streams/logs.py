@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 
 import structlog
 
 from streams.settings import Settings
+
+_TALKATIVE = ("aiokafka", "faust", "mode", "streams.transport", "httpx")  # much of little, at level info
+_OWN_AFFAIR = ("aiokafka.consumer.group_coordinator",)  # tries again by itself; we tell when that does not help
 
 
 def configure_logs(settings: Settings) -> None:
@@ -33,6 +37,9 @@ def configure_logs(settings: Settings) -> None:
             foreign_pre_chain=shared,
         )
     )
+    handler.addFilter(RateLimited())
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
@@ -45,3 +52,32 @@ def configure_logs(settings: Settings) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
+
+
+class RateLimited(logging.Filter):
+    """Lets one line of each kind through per interval and says how many it held back.
+
+    While a broker is away aiokafka logs four errors every 100 ms.
+    """
+
+    def __init__(self, interval_s: float = 30.0) -> None:
+        super().__init__()
+        self._interval_s = interval_s
+        self._last: dict[tuple[str, int, str], float] = {}
+        self._held: dict[tuple[str, int, str], int] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return True
+        if record.name in _OWN_AFFAIR:
+            return False
+        kind = (record.name, record.levelno, str(record.msg))
+        now = time.monotonic()
+        if now - self._last.get(kind, -1e9) < self._interval_s:
+            self._held[kind] = self._held.get(kind, 0) + 1
+            return False
+        held = self._held.pop(kind, 0)
+        self._last[kind] = now
+        if held:
+            record.msg = f"{record.msg} (and {held} more like it)"
+        return True

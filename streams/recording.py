@@ -6,7 +6,8 @@
     labels.csv             stream,start,end,kind,modalities   (optional, for scoring only)
 
 Times are RFC 3339 or epoch ms. A cell that is no number and a time that is none are sent as they are: the service says
-what is wrong with them, in `dead-letters`.
+what is wrong with them, in `dead-letters`. Files are opened in turn and read in blocks, so that several hundred streams
+hold neither several hundred files open nor much memory.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from __future__ import annotations
 import csv
 import hashlib
 import heapq
+import math
+import os
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
-from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,8 +28,13 @@ import msgspec
 import numpy as np
 
 _CLAIM_BYTES = 524_288  # above this a clip travels as a claim check
-_LOOK_AHEAD = 256  # rows of one file that may be out of order
+_CACHE_BYTES = 33_554_432  # of clips, for recordings that use one many times
+_BLOCK_BYTES = 65_536  # read from a file at a time
+_LOOK_AHEAD = 1024  # rows of one sensor file that may be out of order
+_SORTED_BYTES = 67_108_864  # an audio.csv or captions.csv up to this size is sorted whole, if it is out of order
+_FIELD_BYTES = 16_777_216  # longest cell: whether a caption is too long is for the service to say
 _CONTENT_TYPES = {".wav": "audio/wav", ".flac": "audio/flac", ".ogg": "audio/ogg", ".oga": "audio/ogg"}
+_JSON = ("content-type", b"application/json")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -55,9 +63,33 @@ class Label(NamedTuple):
     modalities: tuple[str, ...]
 
 
+class _Row(NamedTuple):
+    """A row with its place in the order: event time, then file, then line."""
+
+    order_ms: int
+    source: int
+    line: int
+    time: int | str  # epoch ms, or the text that is no time
+    cells: list[str]
+
+
+@dataclass(slots=True)
+class _File:
+    modality: str
+    path: Path
+    header: list[str]
+    in_order: bool = True
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = datetime(1970, 1, 1, 0, 0, 0, 1000, UTC) - _EPOCH
+
+
 def time_ms_of(text: str) -> int:
     """Epoch ms of an RFC 3339 string or of digits. Raises `ValueError`."""
     if text.isdecimal():
+        if len(text) > 18:
+            raise ValueError(f"{text[:40]} is no time: too many digits")
         return int(text)
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
@@ -65,57 +97,72 @@ def time_ms_of(text: str) -> int:
     return (moment - _EPOCH) // _MILLISECOND
 
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = datetime(1970, 1, 1, 0, 0, 0, 1000, UTC) - _EPOCH
-
-
 class Recording:
     """A recording folder. Raises `RecordingError` when it is none."""
+
+    streams: list[str]
+    start_ms: int  # time of the first event
+    end_ms: int  # just after the last one
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         if not folder.is_dir():
             raise RecordingError(f"{folder} is not a folder; make a recording with: sensorium simulate --out {folder}")
-        self._sensors = sorted((folder / "sensors").glob("*.csv"))
-        self._audio = folder / "audio.csv"
-        self._captions = folder / "captions.csv"
-        if not (self._sensors or self._audio.is_file() or self._captions.is_file()):
+        self._files = list(self._open())
+        if not self._files:
             raise RecordingError(f"{folder} holds no sensors/*.csv, no audio.csv and no captions.csv: not a recording")
+        self._clips = _ClipCache()
         self._survey()
 
+    def _open(self) -> Iterator[_File]:
+        for path in sorted((self.folder / "sensors").glob("*.csv")):
+            yield _File("sensor", path, _checked_header(path, None))
+        for modality, name, columns in (
+            ("audio", "audio.csv", ["time", "stream", "file"]),
+            ("caption", "captions.csv", ["time", "stream", "text"]),
+        ):
+            if (self.folder / name).is_file():
+                yield _File(modality, self.folder / name, _checked_header(self.folder / name, columns))
+
     def _survey(self) -> None:
-        """One pass over all files: headers are checked, events counted, the span of time found."""
+        """One pass over all rows: events are counted, the span of time found, files that are out of order marked."""
         streams: set[str] = set()
+        found: set[str] = set()
         self._counts = {"sensor": 0, "audio": 0, "caption": 0}
-        first, last = None, None
-        for modality, path, columns in self._files():
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                rows = csv.reader(file)
-                header = next(rows, None)
-                _check_header(path, header, columns)
-                for row in rows:
-                    if not row:
-                        continue
-                    self._counts[modality] += 1
-                    streams.add(path.stem if modality == "sensor" else row[1] if len(row) > 1 else "")
-                    try:
-                        at = time_ms_of(row[0])
-                    except ValueError:
-                        continue
-                    first = at if first is None or at < first else first
-                    last = at if last is None or at > last else last
+        first: int | None = None
+        last: int | None = None
+        for file in self._files:
+            before: int | None = None
+            if file.modality == "sensor":
+                streams.add(file.path.stem)
+            for line, cells in _rows(file.path):
+                self._counts[file.modality] += 1
+                if file.modality != "sensor":
+                    streams.add(cells[1] if len(cells) > 1 else "")
+                if file.modality == "audio":
+                    self._check_clip(file.path, line, cells, found)
+                try:
+                    at = time_ms_of(cells[0])
+                except ValueError:
+                    continue
+                first = at if first is None or at < first else first
+                last = at if last is None or at > last else last
+                if before is not None and at < before:
+                    file.in_order = False
+                before = at
         if first is None or last is None:
             raise RecordingError(f"{self.folder} holds no event with a time; see `time` in its CSV files")
         self.streams = sorted(streams)
         self.start_ms, self.end_ms = first, last + 1
 
-    def _files(self) -> Iterator[tuple[str, Path, list[str] | None]]:
-        for path in self._sensors:
-            yield "sensor", path, None
-        if self._audio.is_file():
-            yield "audio", self._audio, ["time", "stream", "file"]
-        if self._captions.is_file():
-            yield "caption", self._captions, ["time", "stream", "text"]
+    def _check_clip(self, path: Path, line: int, cells: list[str], found: set[str]) -> None:
+        name = cells[2] if len(cells) > 2 else ""
+        if name in found:
+            return
+        if not name or not (self.folder / name).is_file():
+            where = f"{path}:{line}"
+            raise RecordingError(f"{where}: there is no clip {self.folder / name}; put it there, or remove the line")
+        found.add(name)
 
     def counts(self) -> dict[str, int]:
         """Events by modality."""
@@ -127,32 +174,75 @@ class Recording:
         return read_labels(path) if path.is_file() else []
 
     def messages(self) -> Iterator[Message]:
-        """All events in event-time order; ties in the order of file names, then of rows."""
-        sources: list[Iterator[tuple[int, int, int, Message]]] = []
-        for n, (modality, path, _) in enumerate(self._files()):
-            rows = {"sensor": _readings, "audio": self._clips, "caption": _captions}[modality](path)
-            sources.append(_in_order(n, rows))
-        for _, _, _, message in heapq.merge(*sources):
-            yield message
+        """All events in event-time order; ties in the order of file names, then of rows.
 
-    def _clips(self, path: Path) -> Iterator[Message]:
-        for number, row in _rows(path):
-            at, stream, name = _padded(row, 3)
-            file = self.folder / name
+        Sensor rows that are out of order by more than 1,024 places come late. A row without a time comes after the
+        row before it.
+        """
+        build = {"sensor": _reading, "audio": self._clip, "caption": _caption}
+        makers = [(build[file.modality], file) for file in self._files]
+        for row in heapq.merge(*(self._ordered(n, file) for n, file in enumerate(self._files))):
+            make, file = makers[row.source]
+            yield make(file, row)
+
+    def _ordered(self, source: int, file: _File) -> Iterator[_Row]:
+        rows = self._timed(source, file)
+        if file.in_order:
+            return rows
+        if file.modality != "sensor" and file.path.stat().st_size <= _SORTED_BYTES:
+            return iter(sorted(rows))  # such a file is often written stream by stream
+        return _looking_ahead(rows)
+
+    def _timed(self, source: int, file: _File) -> Iterator[_Row]:
+        order_ms = self.start_ms
+        for line, cells in _rows(file.path):
+            time: int | str
             try:
-                encoded, digest = _clip(file)
-            except OSError as error:
-                raise RecordingError(f"{path}:{number}: cannot read {file}: {error.strerror}") from None
-            kind = _CONTENT_TYPES.get(file.suffix.lower(), "application/octet-stream")
+                time = order_ms = time_ms_of(cells[0])
+            except ValueError:
+                time = cells[0]
+            yield _Row(order_ms, source, line, time, cells)
+
+    def _clip(self, file: _File, row: _Row) -> Message:
+        path = self.folder / row.cells[2]
+        try:
+            encoded, digest = self._clips.read(path)
+        except OSError as error:
+            raise RecordingError(f"{file.path}:{row.line}: cannot read {path}: {error.strerror}") from None
+        key = row.cells[1].encode()
+        if encoded is None:
+            claim = {"time": row.time, "uri": path.resolve().as_uri(), "sha256": digest}
+            return Message(row.order_ms, "audio-clips", key, _encode(claim), [_JSON])
+        kind = _CONTENT_TYPES.get(path.suffix.lower(), "application/octet-stream")
+        headers = [("time", str(row.time).encode()), ("content-type", kind.encode())]
+        return Message(row.order_ms, "audio-clips", key, encoded, headers)
+
+
+class _ClipCache:
+    """Encoded clips, least recently used out first; of one above the claim-check size only the SHA-256 is kept."""
+
+    def __init__(self) -> None:
+        self._held: OrderedDict[Path, tuple[bytes | None, str]] = OrderedDict()
+        self._bytes = 0
+
+    def read(self, path: Path) -> tuple[bytes | None, str]:
+        held = self._held.get(path)
+        if held is not None:
+            self._held.move_to_end(path)
+            return held
+        with path.open("rb") as file:
+            encoded: bytes | None = file.read(_CLAIM_BYTES + 1)
+            assert encoded is not None
             if len(encoded) > _CLAIM_BYTES:
-                claim = {"time": _time_or_text(at), "uri": file.resolve().as_uri(), "sha256": digest}
-                yield Message(_order(at), "audio-clips", stream.encode(), _encode(claim), [_JSON])
+                file.seek(0)
+                encoded, digest = None, hashlib.file_digest(file, "sha256").hexdigest()
             else:
-                headers = [("time", str(_time_or_text(at)).encode()), ("content-type", kind.encode())]
-                yield Message(_order(at), "audio-clips", stream.encode(), encoded, headers)
-
-
-_JSON = ("content-type", b"application/json")
+                digest = ""  # only a claim check names it
+        self._held[path] = encoded, digest
+        self._bytes += len(encoded or b"")
+        while self._bytes > _CACHE_BYTES:
+            self._bytes -= len(self._held.popitem(last=False)[1][0] or b"")
+        return encoded, digest
 
 
 def read_labels(path: Path) -> list[Label]:
@@ -161,113 +251,120 @@ def read_labels(path: Path) -> list[Label]:
         raise RecordingError(f"{path} does not exist")
     labels = []
     with path.open(newline="", encoding="utf-8-sig") as file:
-        for number, row in enumerate(csv.DictReader(file), start=2):
-            try:
+        rows = csv.DictReader(file)
+        try:
+            for row in rows:
                 modalities = tuple((row.get("modalities") or row["kind"]).replace("|", " ").replace("+", " ").split())
                 start, end = time_ms_of(row["start"]), time_ms_of(row["end"])
                 labels.append(Label(row["stream"], start, end, row["kind"], modalities))
-            except (KeyError, ValueError, TypeError, AttributeError):
-                raise RecordingError(f"{path}:{number}: needs stream,start,end,kind with RFC 3339 times") from None
+        except (KeyError, ValueError, TypeError, AttributeError, csv.Error):
+            where = f"{path}:{rows.line_num}"
+            raise RecordingError(f"{where}: needs stream,start,end,kind with RFC 3339 times, in UTF-8") from None
     return labels
 
 
-def _check_header(path: Path, header: list[str] | None, columns: list[str] | None) -> None:
+def _checked_header(path: Path, columns: list[str] | None) -> list[str]:
+    header = next((cells for _, cells in _rows(path, skip=0)), None)
     if header is None:
         raise RecordingError(f"{path}:1: empty; the first line names the columns")
     if columns is None and (header[0] != "time" or len(header) < 2):
         raise RecordingError(f"{path}:1: the header must be time,<channel>,...")
+    if columns is None and len(set(header)) < len(header):
+        twice = next(name for n, name in enumerate(header) if name in header[:n])
+        raise RecordingError(f"{path}:1: there are two columns {twice}; give each channel a name of its own")
     if columns is not None and header[: len(columns)] != columns:
         raise RecordingError(f"{path}:1: the header must be {','.join(columns)}")
+    return header
 
 
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.reader(file)
-        next(rows, None)
-        for row in rows:
-            if row:
-                yield rows.line_num, row
-
-
-def _readings(path: Path) -> Iterator[Message]:
-    """Files are opened in turn and read in blocks: several hundred streams do not hold several hundred files open."""
-    key = path.stem.encode()
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        channels = next(csv.reader([file.readline()]))[1:]
-        position = file.tell()
+def _rows(path: Path, skip: int = 1) -> Iterator[tuple[int, list[str]]]:
+    """(line, cells) of each row that is not blank, without the header; the file is open only while a block is read."""
+    csv.field_size_limit(_FIELD_BYTES)
+    position = line = 0
     while True:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with path.open("rb") as file:
             file.seek(position)
-            lines = file.readlines(1_048_576)
-            position = file.tell()
-        if not lines:
+            block = file.readlines(_BLOCK_BYTES)
+            if b"".join(block).count(b'"') % 2:  # ends inside a quoted cell, which may hold line ends
+                for more in file:
+                    block.append(more)
+                    if more.count(b'"') % 2:
+                        break
+            position += sum(map(len, block))
+        if not block:
             return
-        for row in csv.reader(lines):
-            if row:
-                values = {c: _number(cell) for c, cell in zip(channels, row[1:], strict=False)}
-                value = _encode({"time": _time_or_text(row[0]), "values": values})
-                yield Message(_order(row[0]), "sensor-readings", key, value, [])
+        reader = csv.reader(_decoded(path, line, block))
+        try:
+            for cells in reader:
+                if not cells:
+                    continue
+                if skip:
+                    skip -= 1
+                else:
+                    yield line + reader.line_num, cells
+        except csv.Error as error:
+            raise RecordingError(f"{path}:{line + reader.line_num}: {error}; correct or remove this line") from None
+        line += len(block)
 
 
-def _captions(path: Path) -> Iterator[Message]:
-    for _, row in _rows(path):
-        at, stream, text = _padded(row, 3)
-        value = _encode({"time": _time_or_text(at), "text": text})
-        yield Message(_order(at), "captions", stream.encode(), value, [])
+def _decoded(path: Path, line: int, block: list[bytes]) -> Iterator[str]:
+    for n, raw in enumerate(block, start=line + 1):
+        try:
+            yield raw.decode("utf-8-sig" if n == 1 else "utf-8")
+        except UnicodeDecodeError:
+            raise RecordingError(f"{path}:{n}: not UTF-8; convert it: iconv -t UTF-8 {path.name}") from None
 
 
-def _in_order(source: int, messages: Iterable[Message]) -> Iterator[tuple[int, int, int, Message]]:
+def _looking_ahead(rows: Iterator[_Row]) -> Iterator[_Row]:
     """Sort rows that are out of order by up to `_LOOK_AHEAD` places."""
-    number = count()
-    heap: list[tuple[int, int, int, Message]] = []
-    for message in messages:
-        heapq.heappush(heap, (message.time_ms, source, next(number), message))
-        if len(heap) > _LOOK_AHEAD:
-            yield heapq.heappop(heap)
+    heap: list[_Row] = []
+    for row in rows:
+        if len(heap) < _LOOK_AHEAD:
+            heapq.heappush(heap, row)
+        else:
+            yield heapq.heappushpop(heap, row)
     while heap:
         yield heapq.heappop(heap)
 
 
-@lru_cache(maxsize=256)
-def _clip(path: Path) -> tuple[bytes, str]:
-    encoded = path.read_bytes()
-    return encoded, hashlib.sha256(encoded).hexdigest()
+def _reading(file: _File, row: _Row) -> Message:
+    key, cells = os.fsencode(file.path.stem), row.cells
+    if len(cells) > len(file.header):  # no channel for the last cells: this is for the service to refuse
+        return Message(row.order_ms, "sensor-readings", key, ",".join(cells).encode(), [])
+    cells = cells + [""] * (len(file.header) - len(cells))
+    values: list[Any]
+    try:
+        values = [float(cell) for cell in cells[1:]]
+        if not math.isfinite(sum(values)):
+            raise ValueError
+    except ValueError:
+        values = [_number(cell) for cell in cells[1:]]
+    reading = {"time": row.time, "values": dict(zip(file.header[1:], values, strict=True))}
+    return Message(row.order_ms, "sensor-readings", key, _encode(reading), [])
 
 
-def _padded(row: list[str], columns: int) -> list[str]:
-    return (row + [""] * columns)[:columns]
-
-
-def _number(cell: str) -> Any:
+def _number(cell: str) -> float | str | None:
     if cell == "":
         return None
     try:
         number = float(cell)
     except ValueError:
         return cell
-    return number if np.isfinite(number) else cell
+    return number if math.isfinite(number) else cell
 
 
-def _time_or_text(text: str) -> int | str:
-    try:
-        return time_ms_of(text)
-    except ValueError:
-        return text
-
-
-def _order(text: str) -> int:
-    try:
-        return time_ms_of(text)
-    except ValueError:
-        return 0  # no time: sent first, and refused by the service
+def _caption(_: _File, row: _Row) -> Message:
+    stream = row.cells[1] if len(row.cells) > 1 else ""
+    text = ",".join(row.cells[2:])  # a comma that should have been quoted is still a comma
+    return Message(row.order_ms, "captions", stream.encode(), _encode({"time": row.time, "text": text}), [])
 
 
 def shuffled(messages: Iterable[Message], bound_ms: int, seed: int) -> Iterator[Message]:
-    """Messages out of order by less than `bound_ms` of event time."""
+    """Messages (in event-time order) out of order by less than `bound_ms` of event time."""
     rng = np.random.default_rng(seed)
     heap: list[tuple[int, int, Message]] = []
     for n, message in enumerate(messages):
-        heapq.heappush(heap, (message.time_ms + int(rng.integers(bound_ms)), n, message))
+        heapq.heappush(heap, (message.time_ms + int(rng.integers(max(1, bound_ms))), n, message))
         while heap and heap[0][0] <= message.time_ms:
             yield heapq.heappop(heap)[2]
     while heap:
@@ -275,14 +372,19 @@ def shuffled(messages: Iterable[Message], bound_ms: int, seed: int) -> Iterator[
 
 
 def duplicated(messages: Iterable[Message], share: float, seed: int) -> Iterator[Message]:
-    """Messages of which a share comes twice, the second time a few messages later."""
+    """Messages of which a share comes twice: again within 20 messages, and before a second of event time has passed."""
     rng = np.random.default_rng(seed)
     later: list[tuple[int, Message]] = []
     for n, message in enumerate(messages):
+        soon = message.time_ms - 1000
+        waiting = []
+        for due, repeat in later:
+            if due <= n or repeat.time_ms <= soon:
+                yield repeat
+            else:
+                waiting.append((due, repeat))
+        later = waiting
         yield message
         if rng.random() < share:
             later.append((n + int(rng.integers(1, 20)), message))
-        while later and later[0][0] <= n:
-            yield later.pop(0)[1]
-    for _, message in later:
-        yield message
+    yield from (repeat for _, repeat in later)

@@ -27,7 +27,6 @@ from streams.intake import InputProgress
 from streams.ledger import OffsetLedger
 
 _LEAVING_COMMIT_S = 3.0
-_OWN_AFFAIR = ("aiokafka.consumer.group_coordinator",)  # it tries again by itself, and we tell when it does not help
 _logger = logging.getLogger(__name__)
 
 
@@ -218,32 +217,3 @@ class BatchApp(faust.App):
             consumer.pause_partitions(stop)
         if go & consumer._paused_partitions:
             consumer.resume_partitions(go & consumer._paused_partitions)
-
-
-class RateLimited(logging.Filter):
-    """Lets one line of each kind through per interval and says how many it held back.
-
-    While a broker is away aiokafka logs four errors every 100 ms.
-    """
-
-    def __init__(self, interval_s: float = 30.0) -> None:
-        super().__init__()
-        self._interval_s = interval_s
-        self._last: dict[tuple[str, int, str], float] = {}
-        self._held: dict[tuple[str, int, str], int] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno < logging.WARNING:
-            return True
-        if record.name in _OWN_AFFAIR:
-            return False
-        kind = (record.name, record.levelno, str(record.msg))
-        now = time.monotonic()
-        if now - self._last.get(kind, -1e9) < self._interval_s:
-            self._held[kind] = self._held.get(kind, 0) + 1
-            return False
-        held = self._held.pop(kind, 0)
-        self._last[kind] = now
-        if held:
-            record.msg = f"{record.msg} (and {held} more like it)"
-        return True

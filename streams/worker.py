@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -40,7 +39,7 @@ from streams.store import open_store
 from streams.store.base import VectorStore
 from streams.store.patient import PatientStore
 from streams.topics import check_topics, describe_topics
-from streams.transport import Batch, BatchApp, RateLimited
+from streams.transport import Batch, BatchApp
 
 log = structlog.get_logger(__name__)
 _TICK_S = 0.25
@@ -133,7 +132,6 @@ class Worker:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set. An error in any part ends the process: Kafka hands its partitions on."""
-        _quiet_clients()
         self._failed = asyncio.get_running_loop().create_future()
         tasks: list[asyncio.Task[Any]] = [
             asyncio.create_task(self.inference.run(), name="inference"),
@@ -322,14 +320,3 @@ def _faust_credentials(settings: Settings) -> Any:
             ssl_context=options["ssl_context"],
         )
     return None
-
-
-def _quiet_clients() -> None:
-    """Faust and aiokafka tell much of little; what they repeat while a broker is away is told once in a while."""
-    for name in ("aiokafka", "faust", "mode", "streams.transport"):
-        logger = logging.getLogger(name)
-        logger.setLevel(logging.WARNING)
-    limit = RateLimited()
-    for handler in logging.getLogger().handlers:
-        if not any(isinstance(f, RateLimited) for f in handler.filters):
-            handler.addFilter(limit)

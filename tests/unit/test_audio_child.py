@@ -25,10 +25,18 @@ T = 1_800_000_000_000
 FLAC = encode(tone(0.2), 16_000, "FLAC")
 
 # the real child, with a decoder that misbehaves on clips that carry a mark
-_UNRULY = """
+_UNRULY = r"""
 import os, runpy, sys, time
 child = runpy.run_path({path!r})
-real = child["decode"]
+real, answer = child["decode"], child["answer"]
+def lie(encoded, limits):
+    if b"NONSENSE" in encoded: return b"\x07" * 50
+    if b"REASON" in encoded: return b"\x01made_up reason"
+    if b"UNEVEN" in encoded: return b"\x00" + (16000).to_bytes(4, "little") + (2).to_bytes(4, "little") + bytes(12)
+    if b"ZERO" in encoded: return b"\x00" + bytes(16)
+    if b"HUGE" in encoded: return b"\x00" * (200 << 20)
+    return answer(encoded, limits)
+child["serve"].__globals__["answer"] = lie
 def decode(encoded, limits):
     if b"CRASH" in encoded: os.abort()
     if b"SPIN" in encoded:
@@ -38,7 +46,7 @@ def decode(encoded, limits):
     if b"WRITE" in encoded: open({target!r}, "wb").write(b"x" * 100_000)
     if b"PRINT" in encoded: print("noise from a library", flush=True)
     return real(encoded, limits)
-child["answer"].__globals__["decode"] = decode
+answer.__globals__["decode"] = decode
 child["main"](sys.argv[1:])
 """
 
@@ -125,6 +133,14 @@ async def test_the_child_may_neither_eat_all_memory_nor_write_files_nor_disturb_
     assert isinstance(results[2], Clip)
 
 
+@pytest.mark.parametrize("mark", [b"NONSENSE", b"REASON", b"UNEVEN", b"HUGE"])
+async def test_a_child_that_answers_nonsense_is_not_believed(unruly: Path, mark: bytes) -> None:
+    async with ClipDecoder(AudioSettings()) as clips:
+        assert await outcome(clips, marked(mark)) is Reason.AUDIO_DECODER_CRASHED
+        assert await outcome(clips, marked(b"ZERO")) is Reason.AUDIO_CHANNELS
+        assert isinstance(await outcome(clips, FLAC), Clip)
+
+
 async def test_killed_from_outside_while_idle_or_at_work_the_child_is_replaced_and_no_clip_blamed() -> None:
     async with ClipDecoder(AudioSettings()) as clips:
         await clips.decode(FLAC, (), T)
@@ -187,9 +203,11 @@ async def test_a_child_that_cannot_start_is_the_installations_fault_and_not_the_
     real = audio._CHILD
     async with ClipDecoder(AudioSettings()) as clips:
         monkeypatch.setattr(audio, "_CHILD", broken)
-        with pytest.raises(DecoderUnavailable, match="sensorium doctor"):
+        with pytest.raises(DecoderUnavailable, match=r"ended with 3.*pip install"):
             await clips.decode(FLAC, (), T)
         monkeypatch.setattr(audio, "_CHILD", real)
+        await clips.check()
+        assert clips.child_pid is not None
         assert await clips.decode(FLAC, (), T)
 
 

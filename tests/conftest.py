@@ -1,0 +1,58 @@
+"""Fixtures: the embedded Kafka, settings of an installation of its own, recordings; and what may be skipped where."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")  # as the command does: see streams.cli
+
+import pytest  # noqa: E402
+import pytest_asyncio  # noqa: E402
+
+from streams.broker import Broker, JarError, fetch  # noqa: E402
+
+DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+TOOLS = Path(__file__).resolve().parent.parent.parent / "shared" / "tools"
+
+
+def absent(what: str) -> None:
+    """Something that CI must have: a skip here, a failure there."""
+    if os.environ.get("CI"):
+        pytest.fail(what)
+    pytest.skip(what)
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test sees the settings it makes, not those of whoever runs it."""
+    for name in [name for name in os.environ if name.startswith("SENSORIUM_")]:
+        if name not in ("SENSORIUM_CACHE", "SENSORIUM_MAVEN", "SENSORIUM_SOAK"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def kafka_jars() -> None:
+    try:
+        fetch()
+    except JarError as error:
+        absent(f"no Kafka: {error}")
+
+
+@pytest_asyncio.fixture(loop_scope="session", scope="session")
+async def shared_broker(kafka_jars: None, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Broker]:
+    """One Kafka for all tests that do not hurt it; topics are told apart by prefix."""
+    async with Broker(tmp_path_factory.mktemp("kafka")) as broker:
+        yield broker
+
+
+@pytest.fixture
+def plant_recording(tmp_path: Path) -> Iterator[Path]:
+    """A quarter of an hour of the simulated plant, as a recording: needs no data from outside."""
+    from streams.feed import record
+
+    folder = tmp_path / "recording"
+    record(folder, streams=3, seed=11, seconds=900)
+    yield folder
