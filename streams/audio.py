@@ -183,8 +183,7 @@ class DecoderChild:
         """End the child; whoever still waits is cancelled."""
         if self._pump is not None:
             self._pump.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._pump
+            await asyncio.wait([self._pump])
         await self._end()
         self._fail(None)
 
@@ -262,8 +261,7 @@ class DecoderChild:
             reason = Rejection(Reason.AUDIO_DECODER_CRASHED, f"the decoder ended with {code} while it decoded the clip")
         finally:
             feeder.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await feeder
+            await asyncio.wait([feeder])  # not `await feeder`: its cancellation must not be taken for ours
             if reason is not None:
                 await self._end()
                 self._blame_head(reason)
