@@ -11,7 +11,7 @@ import io
 import math
 import wave
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.framing import format_ms
-from streams.recording import Label, Message
+from streams.recording import Label, Message, RecordingError
 
 Kind = Literal["sensor", "audio", "caption", "all"]
 _RATE_HZ = 16_000
@@ -28,6 +28,8 @@ _CLIP_S = 2.0
 _CLIP_EVERY_MS = 10_000
 _NOTE_EVERY_MS = 20_000
 _VARIANTS = 8
+_JITTER_ROWS = (4093, 3989)  # coprime: the sum of two such loops repeats after half a year
+_JITTER_RHO = 0.8  # AR(1): how much of a second's deviation is left in the next one
 _encode = msgspec.json.Encoder().encode
 
 
@@ -150,16 +152,20 @@ MACHINES = (
 
 @dataclass(slots=True)
 class Plant:
-    """`streams` machines; times are epoch ms. Faults are given, or planned by `plan_faults`."""
+    """`streams` machines; times are epoch ms. Faults are given, or planned by `plan_faults`.
+
+    What happens in a second depends on the seed and on that second only, wherever a run of `messages` begins.
+    """
 
     streams: int = len(MACHINES)
     seed: int = 7
     faults: Sequence[Fault] = ()
-    _clips: dict[tuple[str, bool], list[bytes]] = field(default_factory=dict)
+    machines: tuple[Machine, ...] = field(init=False)
+    _clips: dict[tuple[int, bool], list[bytes]] = field(default_factory=dict)
+    _loops: dict[int, list[NDArray[np.float64]]] = field(default_factory=dict)
 
-    @property
-    def machines(self) -> tuple[Machine, ...]:
-        return MACHINES[: self.streams]
+    def __post_init__(self) -> None:
+        self.machines = machines(self.streams)
 
     def labels(self) -> list[Label]:
         """The faults, for scoring."""
@@ -167,7 +173,7 @@ class Plant:
 
     def messages(self, from_ms: int, to_ms: int) -> Iterator[Message]:
         """Everything with from <= time < to, in event-time order."""
-        for second in range(-(-from_ms // 1000), -(-to_ms // 1000)):
+        for second in range(from_ms // 1000, -(-to_ms // 1000)):
             batch = [m for n, machine in enumerate(self.machines) for m in self._second(n, machine, second)]
             batch = [message for message in batch if from_ms <= message.time_ms < to_ms]
             batch.sort(key=lambda message: (message.time_ms, message.topic, message.key))
@@ -176,53 +182,72 @@ class Plant:
     def _second(self, number: int, machine: Machine, second: int) -> Iterator[Message]:
         rng = np.random.default_rng((self.seed, number, second))
         start_ms, key = second * 1000, machine.stream.encode()
-        jitter = int(rng.integers(0, 40))
-        time_ms = start_ms + 100 * number + jitter
-        values = self._values(machine, rng, time_ms)
+        time_ms = start_ms + (100 * number) % 950 + int(rng.integers(0, 40))
+        values = self._values(number, machine, second, time_ms)
         units = {channel.name: channel.unit for channel in machine.channels}
         value = _encode({"time": time_ms, "values": values, "units": units})
         yield Message(time_ms, "sensor-readings", key, value, [])
-        clip_at = start_ms - (1_300 * number) % _CLIP_EVERY_MS
-        if clip_at % _CLIP_EVERY_MS == 0:
+        if (start_ms - 1_000 * (number % 7)) % _CLIP_EVERY_MS == 0:  # ends before the next ten seconds begin
             bad = self._fault(machine, time_ms, "audio") is not None
-            clips = self._sounds(machine, bad)
+            clips = self._sounds(number, machine, bad)
             encoded = clips[int(rng.integers(len(clips)))]
             headers = [("time", str(time_ms).encode()), ("content-type", b"audio/wav")]
             yield Message(time_ms, "audio-clips", key, encoded, headers)
-        note_at = start_ms - (3_700 * number) % _NOTE_EVERY_MS
-        if note_at % _NOTE_EVERY_MS == 0:
+        if (start_ms - 7_000 * number) % _NOTE_EVERY_MS == 0:
             bad = self._fault(machine, time_ms, "caption") is not None
             notes = machine.odd if bad else machine.calm
             text = notes[int(rng.integers(len(notes)))]
             note = _encode({"time": time_ms, "text": text, "source": "shift log"})
             yield Message(time_ms, "captions", key, note, [])
 
-    def _values(self, machine: Machine, rng: np.random.Generator, time_ms: int) -> dict[str, float]:
+    def _values(self, number: int, machine: Machine, second: int, time_ms: int) -> dict[str, float]:
         fault = self._fault(machine, time_ms, "sensor")
         # a fault sets in over ten seconds
         grown = 0.0 if fault is None else min(1.0, (time_ms - fault.start_ms) / 10_000)
         cycle = math.sin(2 * math.pi * time_ms / 1000 / machine.cycle_s)
         day = math.sin(2 * math.pi * time_ms / 86_400_000)
-        noise = rng.standard_normal(len(machine.channels))
+        deviation = sum(loop[second % len(loop)] for loop in self._jitter(number, machine))
         return {
             c.name: round(c.level + c.swing * (cycle + 0.3 * day) + c.noise * float(z) + c.fault * grown, 4)
-            for c, z in zip(machine.channels, noise, strict=True)
+            for c, z in zip(machine.channels, np.atleast_1d(deviation), strict=True)
         }
+
+    def _jitter(self, number: int, machine: Machine) -> list[NDArray[np.float64]]:
+        """Two loops of AR(1) noise, each (rows, channels); their sum has unit variance."""
+        loops = self._loops.get(number)
+        if loops is None:
+            rng = np.random.default_rng((self.seed, 2_000 + number))
+            loops = [_ar1(rng, rows, len(machine.channels)) / math.sqrt(2) for rows in _JITTER_ROWS]
+            self._loops[number] = loops
+        return loops
 
     def _fault(self, machine: Machine, time_ms: int, modality: str) -> Fault | None:
         for fault in self.faults:
-            if fault.stream == machine.stream and fault.start_ms <= time_ms < fault.end_ms:
-                return fault if modality in fault.modalities else None
+            here = fault.stream == machine.stream and modality in fault.modalities
+            if here and fault.start_ms <= time_ms < fault.end_ms:
+                return fault
         return None
 
-    def _sounds(self, machine: Machine, bad: bool) -> list[bytes]:
-        found = self._clips.get((machine.stream, bad))
+    def _sounds(self, number: int, machine: Machine, bad: bool) -> list[bytes]:
+        number %= len(MACHINES)  # machines of one make sound alike
+        found = self._clips.get((number, bad))
         if found is None:
-            number = MACHINES.index(machine)
             rng = np.random.default_rng((self.seed, 1_000 + number, int(bad)))
             found = [_wav(_machine_sound(machine, rng, bad)) for _ in range(_VARIANTS)]
-            self._clips[machine.stream, bad] = found
+            self._clips[number, bad] = found
         return found
+
+
+def machines(streams: int) -> tuple[Machine, ...]:
+    """The six makes, then more of each: `feed-pump-2`, ... Raises `ValueError` below 1."""
+    if streams < 1:
+        raise ValueError("a plant has at least one machine")
+    plant = []
+    for n in range(streams):
+        again, make = divmod(n, len(MACHINES))
+        machine = MACHINES[make]
+        plant.append(replace(machine, stream=f"{machine.stream}-{again + 1}") if again else machine)
+    return tuple(plant)
 
 
 def plan_faults(
@@ -234,14 +259,20 @@ def plan_faults(
     order = rng.permutation(streams)
     kinds: tuple[Kind, ...] = ("all", "sensor", "audio", "caption")
     faults = []
+    plant = machines(streams)
     for n, start in enumerate(range(from_ms, to_ms, every_ms)):
-        machine = MACHINES[int(order[n % streams])]
+        machine = plant[int(order[n % streams])]
         faults.append(Fault(machine.stream, start, start + lasts_ms, kinds[n % len(kinds)]))
     return faults
 
 
 def write_recording(plant: Plant, from_ms: int, to_ms: int, folder: Path) -> None:
-    """The same events as `plant.messages`, as a recording folder."""
+    """The same events as `plant.messages`, as a recording folder (which has no place for units and sources).
+
+    Raises `RecordingError` where something is in the way.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RecordingError(f"{folder} exists already; remove it or choose another folder")
     (folder / "sensors").mkdir(parents=True)
     (folder / "audio").mkdir()
     rows: dict[str, list[list[str]]] = {"audio": [], "captions": []}
@@ -260,7 +291,7 @@ def write_recording(plant: Plant, from_ms: int, to_ms: int, folder: Path) -> Non
         else:
             rows["captions"].append([at, stream, msgspec.json.decode(message.value)["text"]])
     for stream, readings in sensors.items():
-        with (folder / "sensors" / f"{stream}.csv").open("w", newline="") as file:
+        with (folder / "sensors" / f"{stream}.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(readings[0]))
             writer.writeheader()
             writer.writerows(readings)
@@ -275,10 +306,23 @@ def write_recording(plant: Plant, from_ms: int, to_ms: int, folder: Path) -> Non
 
 
 def _table(path: Path, header: list[str], rows: list[list[str]]) -> None:
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)
+
+
+def _ar1(rng: np.random.Generator, rows: int, channels: int) -> NDArray[np.float64]:
+    """(rows, channels), unit variance; the loop has no seam, for it is run in before the first row."""
+    shocks = rng.standard_normal((rows, channels)) * math.sqrt(1 - _JITTER_RHO**2)
+    level = np.zeros(channels)
+    for shock in shocks[-50:]:
+        level = _JITTER_RHO * level + shock
+    noise = np.empty_like(shocks)
+    for n, shock in enumerate(shocks):
+        level = _JITTER_RHO * level + shock
+        noise[n] = level
+    return noise
 
 
 def _machine_sound(machine: Machine, rng: np.random.Generator, bad: bool) -> NDArray[np.float64]:
