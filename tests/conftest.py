@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
@@ -49,10 +49,10 @@ async def shared_broker(kafka_jars: None, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture
-def plant_recording(tmp_path: Path) -> Iterator[Path]:
+def plant_recording(tmp_path: Path) -> Path:
     """A quarter of an hour of the simulated plant, as a recording: needs no data from outside."""
     from streams.feed import record
 
     folder = tmp_path / "recording"
     record(folder, streams=3, seed=11, seconds=900)
-    yield folder
+    return folder

@@ -34,11 +34,10 @@ from streams.store.checks import INDEXES, checked
 
 T = TypeVar("T")
 _FACET_LIMIT = 1_000_000
-_INDEX_TYPES = {
-    "keyword": qe.PayloadSchemaType.Keyword,
-    "integer": qe.PayloadSchemaType.Integer,
-    "bool": qe.PayloadSchemaType.Bool,
-}
+_INDEX_TYPES = {"keyword": qe.PayloadSchemaType.Keyword, "integer": qe.PayloadSchemaType.Integer}
+# qdrant-edge-py 0.9 turns True into 1 in a match, which then matches nothing: flags are matched by a keyword beside
+# them, `flag_<name>`, that no caller sees
+_FLAGS = tuple(name for name, kind in INDEXES.items() if kind == "bool")
 
 
 class EdgeStore:
@@ -67,12 +66,12 @@ class EdgeStore:
         self._pool.shutdown(wait=True)
 
     async def upsert(self, points: Sequence[Point]) -> None:
-        ready = [qe.Point(p.id, vectors, dict(p.payload)) for p, vectors in checked(points)]
+        ready = [qe.Point(p.id, vectors, _with_flags(p.payload)) for p, vectors in checked(points)]
         if ready:
             await self._run(self._update, qe.UpdateOperation.upsert_points(ready))
 
     async def set_payload(self, id: str, values: Mapping[str, Any]) -> None:
-        await self._run(self._update, qe.UpdateOperation.set_payload([id], dict(values)))
+        await self._run(self._update, qe.UpdateOperation.set_payload([id], _with_flags(values)))
 
     async def get(self, ids: Sequence[str], *, vectors: bool = False) -> list[Point]:
         if not ids:
@@ -125,7 +124,7 @@ class EdgeStore:
     async def delete_before(self, end_ms: int) -> int:
         old = qe.Filter(
             must=[qe.FieldCondition("end", range=qe.RangeFloat(lt=float(end_ms)))],
-            must_not=[qe.FieldCondition("bank", match=qe.MatchValue(True))],
+            must_not=[_flag("bank", True)],
         )
         count = int(await self._run(lambda: self._open_shard().count(qe.CountRequest(exact=True, filter=old))))
         if count:
@@ -170,7 +169,8 @@ class EdgeStore:
                     str(data), qe.EdgeConfig(vectors=dict.fromkeys(VECTOR_NAMES, parameters))
                 )
             for name, kind in INDEXES.items():
-                self._shard.update(qe.UpdateOperation.create_field_index(name, _INDEX_TYPES[kind]))
+                key, type_ = (f"flag_{name}", "keyword") if name in _FLAGS else (name, kind)
+                self._shard.update(qe.UpdateOperation.create_field_index(key, _INDEX_TYPES[type_]))
         except Exception as error:
             lock.close()
             raise StoreError(
@@ -247,7 +247,7 @@ def _filter(
     if where.incident is not None:
         must.append(qe.FieldCondition("incident", match=qe.MatchValue(where.incident)))
     if where.incident_step is not None:
-        must.append(qe.FieldCondition("incident_step", match=qe.MatchValue(where.incident_step)))
+        must.append(_flag("incident_step", where.incident_step))
     if where.from_ms is not None or where.to_ms is not None:
         low = None if where.from_ms is None else float(where.from_ms)
         high = None if where.to_ms is None else float(where.to_ms)
@@ -264,4 +264,13 @@ def _filter(
 
 def _point(record: Any) -> Point:
     vectors = {name: np.asarray(v, dtype=np.float32) for name, v in (record.vector or {}).items()}
-    return Point(str(record.id), vectors, record.payload or {})
+    payload = record.payload or {}
+    return Point(str(record.id), vectors, {key: value for key, value in payload.items() if not key.startswith("flag_")})
+
+
+def _with_flags(values: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(values) | {f"flag_{name}": str(values[name]) for name in _FLAGS if name in values}
+
+
+def _flag(name: str, value: bool) -> qe.FieldCondition:
+    return qe.FieldCondition(f"flag_{name}", match=qe.MatchValue(str(value)))

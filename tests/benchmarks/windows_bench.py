@@ -20,7 +20,9 @@ DISORDER_MS = 2_000
 T0_MS = 1_700_000_000_000
 
 
-def make_records(keys: int, rate_hz: int, total: int, *, duplicates: float = 0.05, shuffle: bool = True) -> list[Record]:
+def make_records(
+    keys: int, rate_hz: int, total: int, *, duplicates: float = 0.05, shuffle: bool = True
+) -> list[Record]:
     """`total` readings of `keys` streams, in order of arrival; repeats come on top."""
     rng = random.Random(7)
     step_ms = 1000 // rate_hz

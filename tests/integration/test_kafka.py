@@ -161,7 +161,7 @@ async def test_the_service_outlives_a_broker_that_is_killed_twice(
                     own.kill()
                     await own.start()
                     sent += await send_readings(settings, range(50 * round, 50 * round + 50))
-                    await until(lambda: running.worker.board.events == sent, "windows after a restart", 90)
+                    await until(lambda sent=sent: running.worker.board.events == sent, "windows after a restart", 90)
 
             async def all_committed() -> bool:
                 return sum((await committed(settings, "sensor-readings")).values()) == sent

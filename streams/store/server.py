@@ -1,0 +1,308 @@
+"""The store for production: a Qdrant server or cluster, over gRPC. Several workers may share it.
+
+Writes wait until they are applied, by a majority of replicas where there are several; reads then see them. Everything
+that a restarted or partitioned server can answer with becomes `StoreUnavailable`: the caller waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
+
+import grpc
+import httpx
+import numpy as np
+from qdrant_client import AsyncQdrantClient, models
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+
+from streams.store.base import (
+    DIM,
+    VECTOR_NAMES,
+    Filter,
+    Hit,
+    Point,
+    StoreError,
+    StoreInfo,
+    StoreUnavailable,
+    Vector,
+)
+from streams.store.checks import INDEXES, checked
+
+T = TypeVar("T")
+_TIMEOUT_S = 10
+_FACET_LIMIT = 1_000_000
+_LARGEST_MESSAGE = {"grpc.max_receive_message_length": 256 * 1_048_576, "grpc.max_send_message_length": 256 * 1_048_576}
+_AWAY = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.ABORTED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.UNKNOWN,
+}
+_INDEX_TYPES: dict[str, Any] = {
+    "keyword": models.PayloadSchemaType.KEYWORD,
+    "integer": models.PayloadSchemaType.INTEGER,
+    "bool": models.PayloadSchemaType.BOOL,
+}
+
+
+class ServerStore:
+    """A `VectorStore` in one collection of a Qdrant server. Not open yet: use `async with`."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        collection: str = "windows",
+        grpc_port: int = 6334,
+        api_key: str | None = None,
+        shards: int = 1,
+        replicas: int = 1,
+    ) -> None:
+        self.url = url
+        self.collection = collection
+        self._grpc_port = grpc_port
+        self._api_key = api_key
+        self._shards = shards
+        self._replicas = replicas
+        self._client: AsyncQdrantClient | None = None
+
+    async def __aenter__(self) -> Self:
+        parts = urlsplit(self.url)
+        self._client = AsyncQdrantClient(
+            host=parts.hostname,
+            port=parts.port or 6333,
+            https=parts.scheme == "https",
+            grpc_port=self._grpc_port,
+            prefer_grpc=True,
+            api_key=self._api_key,
+            timeout=_TIMEOUT_S,
+            check_compatibility=False,  # a line of warning for every minor version of difference, and no more
+            grpc_options=dict(_LARGEST_MESSAGE),
+        )
+        try:
+            await self._call(self._make_collection)
+        except BaseException:
+            await self._client.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._qdrant.close()
+
+    async def _make_collection(self) -> None:
+        client = self._qdrant
+        if not await client.collection_exists(self.collection):
+            try:
+                await client.create_collection(
+                    self.collection,
+                    vectors_config={
+                        name: models.VectorParams(size=DIM, distance=models.Distance.DOT) for name in VECTOR_NAMES
+                    },
+                    shard_number=self._shards,
+                    replication_factor=self._replicas,
+                    write_consistency_factor=self._replicas // 2 + 1 if self._replicas > 2 else 1,
+                    on_disk_payload=True,
+                )
+            except (grpc.aio.AioRpcError, UnexpectedResponse):
+                if not await client.collection_exists(self.collection):  # another worker was quicker
+                    raise
+        for name, kind in INDEXES.items():
+            schema = _INDEX_TYPES[kind]
+            if name == "stream":
+                schema = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
+            await client.create_payload_index(self.collection, name, field_schema=schema, wait=True)
+
+    async def upsert(self, points: Sequence[Point]) -> None:
+        ready = [models.PointStruct(id=p.id, vector=v, payload=dict(p.payload)) for p, v in checked(points)]
+        if ready:
+            await self._call(
+                lambda: self._qdrant.upsert(
+                    self.collection, ready, wait=True, ordering=models.WriteOrdering.STRONG
+                )
+            )
+
+    async def set_payload(self, id: str, values: Mapping[str, Any]) -> None:
+        await self._call(
+            lambda: self._qdrant.set_payload(
+                self.collection, dict(values), points=[id], wait=True, ordering=models.WriteOrdering.STRONG
+            )
+        )
+
+    async def get(self, ids: Sequence[str], *, vectors: bool = False) -> list[Point]:
+        if not ids:
+            return []
+        records = await self._call(
+            lambda: self._qdrant.retrieve(self.collection, list(ids), with_payload=True, with_vectors=vectors)
+        )
+        found = {str(record.id): _point(record) for record in records}
+        return [found[id] for id in ids if id in found]
+
+    async def scroll(
+        self, where: Filter, *, vectors: bool = False, descending: bool = False, limit: int | None = None,
+        page: int = 256,
+    ) -> AsyncIterator[Point]:  # fmt: skip
+        """By (`start`, id). A page that ends among points of one start is completed before it is handed on."""
+        left, after = limit, None
+        while left is None or left > 0:
+            batch, after = await self._page(where, vectors, descending, page, after)
+            for point in batch:
+                yield point
+                if left is not None:
+                    left -= 1
+                    if not left:
+                        return
+            if after is None:
+                return
+
+    async def _page(
+        self, where: Filter, vectors: bool, descending: bool, page: int, after: int | None
+    ) -> tuple[list[Point], int | None]:
+        direction = models.Direction.DESC if descending else models.Direction.ASC
+        records, _ = await self._call(
+            lambda: self._qdrant.scroll(
+                self.collection,
+                scroll_filter=_filter(where, beyond=after, descending=descending),
+                limit=page,
+                order_by=models.OrderBy(key="start", direction=direction),
+                with_payload=True,
+                with_vectors=vectors,
+            )
+        )
+        points = [_point(record) for record in records]
+        if len(points) < page:
+            return _ordered(points, descending), None
+        last = int(points[-1].payload["start"])
+        whole = [point for point in points if point.payload["start"] != last]
+        whole += await self._with_start(where, last, vectors)
+        return _ordered(whole, descending), last
+
+    async def _with_start(self, where: Filter, start_ms: int, vectors: bool) -> list[Point]:
+        same, points, offset = _filter(where, exactly=start_ms), [], None
+        while True:
+            request = partial(
+                self._qdrant.scroll,
+                self.collection,
+                scroll_filter=same,
+                limit=512,
+                offset=offset,
+                with_payload=True,
+                with_vectors=vectors,
+            )
+            records, offset = await self._call(request)
+            points += [_point(record) for record in records]
+            if offset is None:
+                return points
+
+    async def search(
+        self, vector: Vector, *, using: str = "joint", where: Filter | None = None, limit: int = 10,
+        vectors: bool = False,
+    ) -> list[Hit]:  # fmt: skip
+        response = await self._call(
+            lambda: self._qdrant.query_points(
+                self.collection,
+                query=np.asarray(vector, dtype=np.float32).tolist(),
+                using=using,
+                query_filter=_filter(where, has_vector=using),
+                limit=limit,
+                with_payload=True,
+                with_vectors=vectors,
+            )
+        )
+        return [Hit(_point(hit), float(hit.score)) for hit in response.points]
+
+    async def streams(self) -> dict[str, int]:
+        response = await self._call(
+            lambda: self._qdrant.facet(self.collection, "stream", limit=_FACET_LIMIT, exact=True)
+        )
+        return {str(hit.value): int(hit.count) for hit in sorted(response.hits, key=lambda hit: str(hit.value))}
+
+    async def count(self, where: Filter | None = None) -> int:
+        counted = await self._call(
+            lambda: self._qdrant.count(self.collection, count_filter=_filter(where), exact=True)
+        )
+        return int(counted.count)
+
+    async def delete_before(self, end_ms: int) -> int:
+        old = models.Filter(
+            must=[models.FieldCondition(key="end", range=models.Range(lt=end_ms))],
+            must_not=[models.FieldCondition(key="bank", match=models.MatchValue(value=True))],
+        )
+        counted = await self._call(lambda: self._qdrant.count(self.collection, count_filter=old, exact=True))
+        if counted.count:
+            selector = models.FilterSelector(filter=old)
+            await self._call(lambda: self._qdrant.delete(self.collection, selector, wait=True))
+        return int(counted.count)
+
+    async def info(self) -> StoreInfo:
+        async def look() -> StoreInfo:
+            said = await self._qdrant.info()
+            return StoreInfo("server", self.url, await self.count(), said.version, {"collection": self.collection})
+
+        return await self._call(look)
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    @property
+    def _qdrant(self) -> AsyncQdrantClient:
+        assert self._client is not None, "use the store as a context manager: async with ServerStore(url)"
+        return self._client
+
+    async def _call(self, work: Callable[[], Awaitable[T]]) -> T:
+        try:
+            return await work()
+        except grpc.aio.AioRpcError as error:
+            if error.code() in _AWAY:
+                raise StoreUnavailable(f"{self.url}: {error.code().name}: {error.details()}") from None
+            raise StoreError(f"{self.url} refused: {error.code().name}: {error.details()}") from None
+        except (TimeoutError, ResponseHandlingException, httpx.TransportError, ConnectionError) as error:
+            raise StoreUnavailable(f"{self.url}: {error}") from None
+        except UnexpectedResponse as error:
+            if error.status_code is not None and (error.status_code >= 500 or error.status_code in (408, 429)):
+                raise StoreUnavailable(f"{self.url}: {error}") from None
+            raise StoreError(f"{self.url} refused: {error}; is the address that of a Qdrant server?") from None
+
+
+def _ordered(points: list[Point], descending: bool) -> list[Point]:
+    return sorted(points, key=lambda point: (point.payload["start"], point.id), reverse=descending)
+
+
+def _filter(
+    where: Filter | None,
+    *,
+    beyond: int | None = None,
+    descending: bool = False,
+    exactly: int | None = None,
+    has_vector: str | None = None,
+) -> models.Filter | None:
+    where = where or Filter()
+    must: list[Any] = []
+    for key, value in (("stream", where.stream), ("incident", where.incident), ("incident_step", where.incident_step)):
+        if value is not None:
+            must.append(models.FieldCondition(key=key, match=models.MatchValue(value=value)))
+    if where.from_ms is not None or where.to_ms is not None:
+        must.append(models.FieldCondition(key="start", range=models.Range(gte=where.from_ms, lt=where.to_ms)))
+    if beyond is not None:
+        limits = models.Range(lt=beyond) if descending else models.Range(gt=beyond)
+        must.append(models.FieldCondition(key="start", range=limits))
+    if exactly is not None:
+        must.append(models.FieldCondition(key="start", range=models.Range(gte=exactly, lte=exactly)))
+    if has_vector is not None:
+        must.append(models.HasVectorCondition(has_vector=has_vector))
+    return models.Filter(must=must) if must else None
+
+
+def _point(record: Any) -> Point:
+    vectors = record.vector if isinstance(record.vector, dict) else {}
+    return Point(
+        str(record.id),
+        {name: np.asarray(vector, dtype=np.float32) for name, vector in vectors.items()},
+        record.payload or {},
+    )
