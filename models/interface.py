@@ -33,7 +33,7 @@ class WindowInput:
 
 @dataclass(frozen=True, slots=True)
 class WindowVectors:
-    """Unit float32 vectors of one window. `unimodal` holds the present modalities only; `attention` sums to 1 over them."""
+    """Unit float32 vectors of one window. `unimodal` holds the present modalities; `attention` sums to 1 over them."""
 
     joint: Vector
     unimodal: Mapping[str, Vector]

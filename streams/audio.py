@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import math
 import os
+import signal
 import struct
 import sys
 from collections import deque
@@ -304,8 +305,10 @@ class DecoderChild:
     async def _end(self) -> None:
         process, self._process = self._process, None
         if process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+            if process.returncode is None:
+                # not process.kill(): it polls first, and would take the exit code from under asyncio's watcher
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
             await process.wait()
 
 

@@ -123,17 +123,13 @@ class ServerStore:
     async def upsert(self, points: Sequence[Point]) -> None:
         ready = [models.PointStruct(id=p.id, vector=v, payload=dict(p.payload)) for p, v in checked(points)]
         if ready:
-            await self._call(
-                lambda: self._qdrant.upsert(
-                    self.collection, ready, wait=True, ordering=models.WriteOrdering.STRONG
-                )
-            )
+            # weak ordering: a stronger one goes through one leading replica, and waits for it to come back when its
+            # node is gone; a stream has one writer, whose writes wait for one another
+            await self._call(lambda: self._qdrant.upsert(self.collection, ready, wait=True))
 
     async def set_payload(self, id: str, values: Mapping[str, Any]) -> None:
         await self._call(
-            lambda: self._qdrant.set_payload(
-                self.collection, dict(values), points=[id], wait=True, ordering=models.WriteOrdering.STRONG
-            )
+            lambda: self._qdrant.set_payload(self.collection, dict(values), points=[id], wait=True)
         )
 
     async def get(self, ids: Sequence[str], *, vectors: bool = False) -> list[Point]:

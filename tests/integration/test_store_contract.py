@@ -54,7 +54,8 @@ def point(number: int, stream: str = "pump", start: int | None = None, **payload
     start = number * 1000 if start is None else start
     base = {"stream": stream, "start": start, "end": start + 1000, "model": "m"}
     base |= {"incident": None, "incident_step": False}
-    return Point(str(uuid.UUID(int=number + 1)), {"joint": unit(number), "audio": unit(number + 10_000)}, base | payload)
+    vectors = {"joint": unit(number), "audio": unit(number + 10_000)}
+    return Point(str(uuid.UUID(int=number + 1)), vectors, base | payload)
 
 
 async def all_of(store: VectorStore, where: Filter | None = None, **options: Any) -> list[Point]:
