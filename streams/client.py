@@ -15,8 +15,9 @@ import msgspec
 from models.interface import WindowModel
 from streams.queries import Queries, QueryError, Row, StoreQueries
 from streams.settings import Settings
-from streams.store import open_store
+from streams.store import open_shelf
 from streams.store.base import Filter
+from streams.versions import Registry, load_configured, serving_version
 
 _TIMEOUT_S = 60.0
 
@@ -72,8 +73,15 @@ async def open_queries(settings: Settings) -> AsyncIterator[Queries]:
         raise QueryError(
             f"nothing is stored at {settings.store_url} yet; fill it with: sensorium up --state {settings.state}"
         )
-    async with open_store(settings) as store:
-        yield StoreQueries(store, lambda: _load_model(settings))
+    async with open_shelf(settings) as shelf:
+        aliases = await shelf.read()
+        if aliases.serving is None:  # a store from before there were versions: its first start
+            await serving_version(settings)
+            aliases = await shelf.read()
+        serving = aliases.serving
+        assert serving is not None
+        async with shelf.store(serving, aliases) as store:
+            yield StoreQueries(store, lambda: _load_model(settings, serving))
 
 
 def worker_url(state: Path) -> str | None:
@@ -86,10 +94,14 @@ def worker_url(state: Path) -> str | None:
     return str(note["url"])
 
 
-def _load_model(settings: Settings) -> WindowModel:
-    import models
-
-    return models.load(settings.model)
+def _load_model(settings: Settings, version: str) -> WindowModel:
+    """The model of the version that is asked: only its vectors may be compared with the stored ones."""
+    registry = Registry(settings.state)
+    if registry.path(version) is None:
+        configured = load_configured(settings)
+        if configured.version == version:
+            return configured
+    return registry.load(version)
 
 
 def _params(where: Filter) -> dict[str, Any]:

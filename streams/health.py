@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from streams.worker import Worker
+    from streams.live import Live
 
 _STUCK_S = 60.0
 
@@ -20,13 +20,13 @@ _STUCK_S = 60.0
 class Health:
     """Looks at a running worker; `check` is cheap and may be called at any rate."""
 
-    worker: Worker
+    live: Live
     _moved_at: float = field(default_factory=time.monotonic)
     _seen: tuple[int, ...] = ()
 
     def check(self) -> tuple[bool, bool, dict[str, object]]:
         """(alive, ready, details)."""
-        worker, now = self.worker, time.monotonic()
+        worker, now = self.live.worker, time.monotonic()
         progress = worker.progress()
         backlog = sum(max(0, (at.highwater or 0) - at.position) for at in progress.values())
         backlog += worker.queue.qsize() + (0 if worker.inference.idle else 1)
@@ -41,6 +41,8 @@ class Health:
         still_s = now - self._moved_at
         alive = still_s < _STUCK_S
         reasons = [f"waiting for the {name}" for name in waiting]
+        if self.live.waits_for is not None:
+            reasons.append(self.live.waits_for)
         if not worker.joined:
             reasons.append("not yet a member of the consumer group")
         if not alive:

@@ -18,10 +18,10 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from streams.health import Health
-from streams.queries import Queries, QueryError, StoreQueries
+from streams.live import Live
+from streams.queries import Queries, QueryError
 from streams.settings import Settings
 from streams.store.base import Filter, StoreError, StoreUnavailable
-from streams.worker import Worker
 
 _MAX_CLIP_BYTES = 16 * 1_048_576
 Text = Annotated[str | None, Query()]
@@ -29,10 +29,11 @@ Number = Annotated[int | None, Query()]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
-def make_api(worker: Worker, queries: Queries) -> FastAPI:
-    """The app of one worker. Everything in it only reads."""
+def make_api(live: Live) -> FastAPI:
+    """The app of whoever serves now. Everything in it only reads."""
     api = FastAPI(title="Sensorium worker", docs_url=None, redoc_url=None)
-    health = Health(worker)
+    health = Health(live)
+    queries: Queries = live
 
     @api.exception_handler(QueryError)
     async def _bad_question(_: Request, error: QueryError) -> Response:
@@ -54,7 +55,7 @@ def make_api(worker: Worker, queries: Queries) -> FastAPI:
 
     @api.get("/metrics")
     async def metrics() -> Response:
-        return Response(generate_latest(worker.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(live.worker.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     @api.get("/v1/streams")
     async def streams() -> list[dict[str, Any]]:
@@ -116,9 +117,8 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def serve(worker: Worker, settings: Settings) -> AsyncIterator[str]:
+async def serve(live: Live, settings: Settings) -> AsyncIterator[str]:
     """Serve until left; yields the address, which is also in `<state>/worker.json` for the other commands."""
-    queries = StoreQueries(worker.store, lambda: worker.model)
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -130,7 +130,7 @@ async def serve(worker: Worker, settings: Settings) -> AsyncIterator[str]:
             "SENSORIUM_HTTP_PORT, or 0 for any"
         ) from None
     port = listener.getsockname()[1]
-    config = uvicorn.Config(make_api(worker, queries), log_level="warning", access_log=False, lifespan="off")
+    config = uvicorn.Config(make_api(live), log_level="warning", access_log=False, lifespan="off")
     config.timeout_graceful_shutdown = 1
     server = _Server(config)
     task = asyncio.create_task(server.serve(sockets=[listener]), name="http")

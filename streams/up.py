@@ -12,6 +12,7 @@ from typing import Any
 from streams.board import Board
 from streams.broker import Broker
 from streams.kafka_clients import find_bootstrap
+from streams.live import Live
 from streams.local_api import serve
 from streams.settings import Settings
 from streams.topics import check_topics, create_topics, describe_topics
@@ -20,11 +21,15 @@ from streams.worker import Worker
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What runs: where Kafka is, where the API is, and the worker."""
+    """What runs: where Kafka is, where the API is, and the worker that serves now."""
 
     bootstrap: str
     url: str
-    worker: Worker
+    live: Live
+
+    @property
+    def worker(self) -> Worker:
+        return self.live.worker
 
 
 @contextlib.asynccontextmanager
@@ -33,18 +38,18 @@ async def running_worker(
 ) -> AsyncIterator[Service]:
     """A worker that works until left; an error in it sets `stop` and is raised on leaving."""
     settings.state.mkdir(parents=True, exist_ok=True)
-    async with Worker(settings, bootstrap, board=board) as worker, serve(worker, settings) as url:
+    async with Live(settings, bootstrap, board) as live, serve(live, settings) as url:
         ending = asyncio.Event()
 
         async def work() -> None:
             try:
-                await worker.run(ending)
+                await live.run(ending)
             finally:
                 stop.set()
 
         task = asyncio.create_task(work(), name="worker")
         try:
-            yield Service(bootstrap, url, worker)
+            yield Service(bootstrap, url, live)
         finally:
             ending.set()
             await task

@@ -35,11 +35,11 @@ from streams.panes import Output
 from streams.partition import Partition
 from streams.restoring import Restorer
 from streams.settings import Settings
-from streams.store import open_store
 from streams.store.base import VectorStore
 from streams.store.patient import PatientStore
 from streams.topics import check_topics, describe_topics
 from streams.transport import Batch, BatchApp
+from streams.versions import Version, serving_version
 
 log = structlog.get_logger(__name__)
 _TICK_S = 0.25
@@ -52,10 +52,15 @@ _RETENTION_EVERY_S = 600.0
 class Worker:
     """Consumes the three inputs until told to stop. Not started yet: use `async with`."""
 
-    def __init__(self, settings: Settings, bootstrap: str, *, board: Board | None = None) -> None:
+    def __init__(
+        self, settings: Settings, bootstrap: str, *, board: Board | None = None, metrics: Metrics | None = None,
+        version: Version | None = None,
+    ) -> None:  # fmt: skip
+        """`version`: the model version to run; None: the one that serves."""
         self.settings = settings
         self.bootstrap = bootstrap
-        self.metrics = Metrics()
+        self.metrics = metrics or Metrics()
+        self._given = version
         self.board = board or Board()
         self.started_at = time.monotonic()
         self._exits = contextlib.AsyncExitStack()
@@ -80,8 +85,9 @@ class Worker:
 
     async def _open(self) -> None:
         settings, exits = self.settings, self._exits
-        self.model: WindowModel = await asyncio.to_thread(_load_model, settings)
-        bare = await exits.enter_async_context(open_store(settings))
+        self.version = self._given or await serving_version(settings)
+        self.model: WindowModel = self.version.model
+        bare = await exits.enter_async_context(self.version.store())
         self.store: VectorStore = PatientStore(bare, self._on_store_wait)
         check_topics(await describe_topics(settings, self.bootstrap))
         self.origin = await cluster_id(settings, self.bootstrap)
@@ -180,7 +186,7 @@ class Worker:
     def _make_app(self) -> BatchApp:
         settings = self.settings
         app = BatchApp(
-            settings.topic_prefix + settings.group,
+            self.version.group,
             broker=[f"kafka://{server}" for server in self.bootstrap.split(",")],
             broker_credentials=_faust_credentials(settings),
             autodiscover=False,
@@ -300,12 +306,6 @@ class Worker:
     def _on_store_wait(self, waiting: bool) -> None:
         self.store_waiting = waiting
         self.metrics.store_waiting.set(int(waiting))
-
-
-def _load_model(settings: Settings) -> WindowModel:
-    import models  # torch takes seconds to import: not before it is needed, and in a thread
-
-    return models.load(settings.model)
 
 
 def _faust_credentials(settings: Settings) -> Any:

@@ -116,6 +116,10 @@ class VectorStore(Protocol):
         """Every stream and its number of windows."""
         ...
 
+    async def versions(self) -> dict[str, int]:
+        """Every model version that stored windows carry, and how many do."""
+        ...
+
     async def count(self, where: Filter | None = None) -> int: ...
 
     async def delete_before(self, end_ms: int) -> int:

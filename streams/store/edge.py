@@ -113,7 +113,13 @@ class EdgeStore:
         return [Hit(_point(hit), float(hit.score)) for hit in found]
 
     async def streams(self) -> dict[str, int]:
-        request = qe.FacetRequest("stream", limit=_FACET_LIMIT, exact=True)
+        return await self._facet("stream")
+
+    async def versions(self) -> dict[str, int]:
+        return await self._facet("model")
+
+    async def _facet(self, key: str) -> dict[str, int]:
+        request = qe.FacetRequest(key, limit=_FACET_LIMIT, exact=True)
         response = await self._run(lambda: self._open_shard().facet(request))
         return {str(hit.value): int(hit.count) for hit in sorted(response.hits, key=lambda hit: str(hit.value))}
 

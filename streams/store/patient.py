@@ -76,6 +76,9 @@ class PatientStore:
     async def streams(self) -> dict[str, int]:
         return await self._patiently(self._store.streams)
 
+    async def versions(self) -> dict[str, int]:
+        return await self._patiently(self._store.versions)
+
     async def count(self, where: Filter | None = None) -> int:
         return await self._patiently(lambda: self._store.count(where))
 

@@ -63,18 +63,29 @@ class ServerStore:
         api_key: str | None = None,
         shards: int = 1,
         replicas: int = 1,
+        follow: str | None = None,
     ) -> None:
+        """`follow`: an alias; where it exists, the collection behind it is opened in place of `collection`."""
         self.url = url
         self.collection = collection
         self._grpc_port = grpc_port
         self._api_key = api_key
         self._shards = shards
         self._replicas = replicas
+        self._follow = follow
         self._client: AsyncQdrantClient | None = None
 
-    async def __aenter__(self) -> Self:
+    def beside(self, collection: str) -> ServerStore:
+        """Another collection of the same server, not open yet."""
+        return ServerStore(
+            self.url, collection=collection, grpc_port=self._grpc_port, api_key=self._api_key, shards=self._shards,
+            replicas=self._replicas,
+        )  # fmt: skip
+
+    def new_client(self) -> AsyncQdrantClient:
+        """A client of this server; whoever asks for it closes it."""
         parts = urlsplit(self.url)
-        self._client = AsyncQdrantClient(
+        return AsyncQdrantClient(
             host=parts.hostname,
             port=parts.port or 6333,
             https=parts.scheme == "https",
@@ -85,7 +96,12 @@ class ServerStore:
             check_compatibility=False,  # a line of warning for every minor version of difference, and no more
             grpc_options=dict(_LARGEST_MESSAGE),
         )
+
+    async def __aenter__(self) -> Self:
+        self._client = self.new_client()
         try:
+            if self._follow is not None:
+                await self._follow_alias(self._follow)
             await self._call(self._make_collection)
         except BaseException:
             await self._client.close()
@@ -96,6 +112,11 @@ class ServerStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._qdrant.close()
+
+    async def _follow_alias(self, alias: str) -> None:
+        """The name behind the alias, looked up once: an alias that moves later must not move what is open here."""
+        found = await self._call(self._qdrant.get_aliases)
+        self.collection = next((a.collection_name for a in found.aliases if a.alias_name == alias), self.collection)
 
     async def _make_collection(self) -> None:
         client = self._qdrant
@@ -215,9 +236,13 @@ class ServerStore:
         return [Hit(_point(hit), float(hit.score)) for hit in response.points]
 
     async def streams(self) -> dict[str, int]:
-        response = await self._call(
-            lambda: self._qdrant.facet(self.collection, "stream", limit=_FACET_LIMIT, exact=True)
-        )
+        return await self._facet("stream")
+
+    async def versions(self) -> dict[str, int]:
+        return await self._facet("model")
+
+    async def _facet(self, key: str) -> dict[str, int]:
+        response = await self._call(lambda: self._qdrant.facet(self.collection, key, limit=_FACET_LIMIT, exact=True))
         return {str(hit.value): int(hit.count) for hit in sorted(response.hits, key=lambda hit: str(hit.value))}
 
     async def count(self, where: Filter | None = None) -> int:
@@ -252,6 +277,10 @@ class ServerStore:
         return self._client
 
     async def _call(self, work: Callable[[], Awaitable[T]]) -> T:
+        return await self.call(work)
+
+    async def call(self, work: Callable[[], Awaitable[T]]) -> T:
+        """`work`, a request to this server, with its failures as `StoreUnavailable` or `StoreError`."""
         try:
             return await work()
         except grpc.aio.AioRpcError as error:

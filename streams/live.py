@@ -1,0 +1,165 @@
+"""The worker that serves now, and its successor when another model version is promoted or rolled back to.
+
+A question is put to one worker's store with that worker's model, both held until it is answered: a query vector never
+meets another version's windows, and no question fails while one worker follows another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import structlog
+
+from models.errors import ModelError
+from streams.board import Board
+from streams.queries import Row, StoreQueries
+from streams.settings import Settings
+from streams.store import open_shelf
+from streams.store.base import Filter, StoreError
+from streams.versions import VersionError, load_version
+from streams.worker import Worker
+
+log = structlog.get_logger(__name__)
+_LOOK_EVERY_S = 1.0
+_LEAVE_S = 30.0  # how long a question may take before its store is closed under it
+
+
+class _Desk:
+    """A worker's model and store as one, with the number of questions that are being answered."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.queries = StoreQueries(worker.store, lambda: worker.model)
+        self._asking = 0
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    @contextlib.asynccontextmanager
+    async def ask(self) -> AsyncIterator[StoreQueries]:
+        self._asking += 1
+        self._empty.clear()
+        try:
+            yield self.queries
+        finally:
+            self._asking -= 1
+            if not self._asking:
+                self._empty.set()
+
+    async def leave(self) -> None:
+        """Until nobody asks any more."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._empty.wait(), _LEAVE_S)
+
+
+class Live:
+    """Runs workers one after another; answers `Queries` by the one that serves. Not started yet: use `async with`."""
+
+    def __init__(self, settings: Settings, bootstrap: str, board: Board | None = None) -> None:
+        self.settings = settings
+        self.bootstrap = bootstrap
+        self.worker = Worker(settings, bootstrap, board=board)
+        self.waits_for: str | None = None  # a version that should serve and cannot be started here
+        self._open = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Live:
+        await self._open.enter_async_context(self.worker)
+        self._desk = _Desk(self.worker)
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        await self._open.aclose()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set; an error in the worker is raised."""
+        while not stop.is_set():
+            leaving = asyncio.Event()
+            working = asyncio.create_task(self.worker.run(leaving), name="worker")
+            waiting = asyncio.create_task(stop.wait(), name="stop")
+            coming = asyncio.create_task(self._successor(self.worker), name="versions")
+            await asyncio.wait({working, waiting, coming}, return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+            successor = await _settled(coming)
+            old, desk, exits = self.worker, self._desk, self._open
+            if successor is not None:  # it answers from now on; the old one finishes what it has begun
+                self.worker, self._open = successor
+                self._desk = _Desk(self.worker)
+            leaving.set()
+            try:
+                await working
+            finally:
+                if successor is not None:
+                    await desk.leave()
+                    await exits.aclose()
+                    log.info("another model version serves", version=self.worker.version.name, was=old.version.name)
+            if successor is None:
+                return
+
+    async def _successor(self, worker: Worker) -> tuple[Worker, contextlib.AsyncExitStack]:
+        """Waits until another version serves, and opens a worker for it."""
+        async with open_shelf(self.settings) as shelf:
+            while True:
+                await asyncio.sleep(_LOOK_EVERY_S)
+                try:
+                    aliases = await shelf.read()
+                    name = aliases.serving
+                    if name is None or name == worker.version.name:
+                        self.waits_for = None
+                        continue
+                    version = await load_version(self.settings, shelf, aliases, name)
+                    next_worker = Worker(
+                        self.settings, self.bootstrap, board=worker.board, metrics=worker.metrics, version=version
+                    )
+                    exits = contextlib.AsyncExitStack()
+                    await exits.enter_async_context(next_worker)
+                except (StoreError, VersionError, ModelError, OSError) as error:
+                    if self.waits_for is None:
+                        log.warning("cannot serve the promoted version yet, will try again", error=str(error))
+                    self.waits_for = str(error)
+                else:
+                    self.waits_for = None
+                    return next_worker, exits
+
+    # -- questions -----------------------------------------------------------------------------------------------
+
+    async def search_text(self, text: str, where: Filter, limit: int) -> list[Row]:
+        async with self._desk.ask() as queries:
+            return await queries.search_text(text, where, limit)
+
+    async def search_audio(self, encoded: bytes, where: Filter, limit: int) -> list[Row]:
+        async with self._desk.ask() as queries:
+            return await queries.search_audio(encoded, where, limit)
+
+    async def search_window(self, id: str, where: Filter, limit: int) -> list[Row]:
+        async with self._desk.ask() as queries:
+            return await queries.search_window(id, where, limit)
+
+    async def streams(self) -> list[Row]:
+        async with self._desk.ask() as queries:
+            return await queries.streams()
+
+    async def incidents(self, where: Filter) -> list[Row]:
+        async with self._desk.ask() as queries:
+            return await queries.incidents(where)
+
+    async def windows(self, where: Filter, limit: int) -> list[Row]:
+        async with self._desk.ask() as queries:
+            return await queries.windows(where, limit)
+
+    async def export(self) -> AsyncIterator[Row]:
+        async with self._desk.ask() as queries:
+            async for row in queries.export():
+                yield row
+
+
+async def _settled(
+    task: asyncio.Task[tuple[Worker, contextlib.AsyncExitStack]],
+) -> tuple[Worker, contextlib.AsyncExitStack] | None:
+    """What a task came to, or None after it was stopped on its way."""
+    if not task.done():
+        task.cancel()
+    try:
+        return await task
+    except asyncio.CancelledError:
+        return None
