@@ -35,7 +35,7 @@ from streams.framing import (
 )
 from streams.senml import read_pack
 
-__all__ = ["ClipDecoder", "TimeGuard", "decode_caption", "decode_key", "decode_readings"]
+__all__ = ["ClipDecoder", "TimeGuard", "decode_caption", "decode_key", "decode_reading", "decode_readings"]
 
 MAX_READINGS_BYTES = 1024 * 1024  # one record, packs and arrays included: what a Kafka broker takes by default
 MAX_CAPTION_BYTES = 4 * 1024 * 1024
@@ -84,6 +84,24 @@ _SENML_TYPES = ("application/senml+json", "application/sensml+json")
 # -- readings ----------------------------------------------------------------------------------------------------
 
 
+def decode_reading(value: bytes | None, headers: Headers, timestamp_ms: int | None) -> Reading | None:
+    """The reading of a record that is one JSON object, as most are; None for whatever `decode_readings` must look at.
+
+    Raises `Rejection` only for a time or a name that cannot be used.
+    """
+    if headers and not (len(headers) == 1 and headers[0] == _PLAIN_HEADER):
+        return None
+    if not value or value[0] == 0x5B or len(value) > MAX_READINGS_BYTES:  # [
+        return None
+    try:
+        row = _decode_row(value)
+    except _REFUSED:
+        return None
+    if type(row.time) is int and row.units is None and _good_names.issuperset(row.values):
+        return Reading(row.time, row.values)
+    return _reading(row, headers, timestamp_ms)
+
+
 def decode_readings(value: bytes | None, headers: Headers, timestamp_ms: int | None) -> list[Reading]:
     """Readings in one `sensor-readings` record, at least one, in the order sent (SenML: by time).
 
@@ -98,8 +116,7 @@ def decode_readings(value: bytes | None, headers: Headers, timestamp_ms: int | N
         if media is not None and media not in _JSON_TYPES:
             known = ", ".join((_JSON_TYPES[0], _SENML_TYPES[0]))
             raise Rejection(Reason.UNKNOWN_CONTENT_TYPE, f"content-type {shown(media)} is not one of {known}")
-    if not value or len(value) > MAX_READINGS_BYTES:
-        value = _checked(value, MAX_READINGS_BYTES)
+    value = _checked(value, MAX_READINGS_BYTES)
     try:
         if value[0] != 0x5B:  # [
             return [_reading(_decode_row(value), headers, timestamp_ms)]
@@ -110,7 +127,7 @@ def decode_readings(value: bytes | None, headers: Headers, timestamp_ms: int | N
 
 def _reading(row: _Row, headers: Headers, timestamp_ms: int | None) -> Reading:
     time, values, units = row.time, row.values, row.units
-    if not values.keys() <= _good_names:
+    if not _good_names.issuperset(values):
         _check_names(values, Reason.BAD_SCHEMA, "channel")
     if units is not None and not _good_names.issuperset(units.values()):
         _check_names(units.values(), Reason.BAD_UNIT, "unit")

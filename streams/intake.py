@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from streams.deadletters import dead_letter, late_letter
-from streams.decode import ClipDecoder, TimeGuard, decode_caption, decode_key, decode_readings
+from streams.decode import ClipDecoder, TimeGuard, decode_caption, decode_key, decode_reading, decode_readings
 from streams.events import MODALITIES, Event, Modality, RawRecord, Reason, Rejection
 from streams.ledger import OffsetLedger
 from streams.metrics import Metrics
@@ -142,6 +142,12 @@ class Intake:
         for record in records:
             try:
                 stream = decode_key(record.key)
+                reading = decode_reading(record.value, record.headers, record.timestamp)
+                if reading is not None:  # the hot path
+                    if not low <= reading.time_ms <= high:
+                        self._guard.check(reading.time_ms)
+                    events.append(Record(record.offset, stream, reading))
+                    continue
                 readings = decode_readings(record.value, record.headers, record.timestamp)
                 for reading in readings:
                     if not low <= reading.time_ms <= high:

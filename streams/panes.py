@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, NamedTuple
 
+import msgspec
+
 from streams.events import Caption, Clip, Event, Reading
 
 _NAMESPACE = uuid.UUID("5e450b1a-0f1c-5d2e-9c55-ba5e0d0c0de5")
@@ -35,7 +37,7 @@ class WindowConfig:
     max_drift_ms: int = 120_000
 
 
-class Record(NamedTuple):
+class Record(msgspec.Struct, frozen=True, gc=False):
     """An event with its origin: the offset of its Kafka record in the modality's partition."""
 
     offset: int
@@ -146,18 +148,30 @@ class Pane:
             if len(events) < 2:
                 continue
             events.sort(key=_time_of)
-            previous = None
-            for event in events:
-                if event.time_ms == previous:
-                    break
-                previous = event.time_ms
-            else:
-                continue  # all times differ: no repeats, and the order is canonical
-            keyed = sorted(((canonical(e), e) for e in events), key=lambda pair: pair[0])
-            kept = [e for i, (key, e) in enumerate(keyed) if i == 0 or keyed[i - 1][0] != key]
+            times = list(map(_time_of, events))
+            if len(set(times)) == len(times):
+                continue  # no repeats, and the order is canonical
+            kept = _canonical(events, times)
             self.duplicates += len(events) - len(kept)
             events[:] = kept
         sensors, sounds, words = self.events
         counts = (len(sensors), len(sounds), len(words))
         changed, self.counts = counts != self.counts, counts
         return changed, self.duplicates != duplicates
+
+
+def _canonical(events: list[Any], times: list[int]) -> list[Any]:
+    """Events (in order of `times`) in canonical order and free of repeats: only those of one time are looked into."""
+    kept: list[Any] = []
+    start, count = 0, len(events)
+    while start < count:
+        end = start + 1
+        while end < count and times[end] == times[start]:
+            end += 1
+        if end == start + 1:
+            kept.append(events[start])
+        else:
+            keyed = sorted(((canonical(e), e) for e in events[start:end]), key=lambda pair: pair[0])
+            kept.extend(e for i, (key, e) in enumerate(keyed) if i == 0 or keyed[i - 1][0] != key)
+        start = end
+    return kept

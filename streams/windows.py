@@ -95,7 +95,7 @@ class PartitionWindows:
         read_ms = self._read_ms[modality]
         unresolved: list[Record] = []
         for record in records:
-            offset, name, event = record
+            event, name = record.event, record.stream
             time_ms = event.time_ms
             if time_ms > read_ms:
                 read_ms = time_ms
@@ -106,7 +106,7 @@ class PartitionWindows:
             if pane is None and (pane := self._find_pane(stream, modality, record, unresolved)) is None:
                 continue
             pane.events[modality].append(event)
-            pane.offsets[modality].append(offset)
+            pane.offsets[modality].append(record.offset)
             stream.heard_at_ms = clock
             if time_ms > stream.newest_ms:
                 stream.newest_ms = time_ms

@@ -86,10 +86,10 @@ def run_bare(batches: Sequence[Sequence[Record]], size_ms: int) -> int:
     open_windows: dict[tuple[str, int], list[Reading]] = {}
     newest = handed_on = 0
     for batch in batches:
-        for _, name, event in batch:
-            time_ms = event.time_ms
+        for record in batch:
+            time_ms = record.event.time_ms
             newest = max(newest, time_ms)
-            open_windows.setdefault((name, time_ms - time_ms % size_ms), []).append(event)  # type: ignore[arg-type]
+            open_windows.setdefault((record.stream, time_ms - time_ms % size_ms), []).append(record.event)  # type: ignore[arg-type]
         past = newest - DISORDER_MS - size_ms
         if len(batch) > 1 or newest % 100 < 2:  # one by one, looking at every window each time would be unfair
             for key in [key for key in open_windows if key[1] <= past]:
