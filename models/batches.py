@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from models.config import PRIVATE_DIM
-from models.encoders.caption import CaptionWords
-from models.hashing import CHANNEL_PIECES_MAX, PIECES_MAX
+from models.hashing import CHANNEL_PIECES_MAX, PIECES_MAX, CaptionWords
 from models.sensor_tokens import LEVEL_DIM, TOKEN_DIM, SensorTokens
 
 SensorBatch = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]

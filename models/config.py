@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from models.errors import ModelError
-from models.interface import DIM
+from models.interface import DIM, MODALITY_NAMES
 
 FusionKind = Literal["attention", "concat", "mean"]
+BalanceKind = Literal["none", "centre", "whiten"]
+Options = Mapping[str, Any]
+FUSIONS, BALANCES = get_args(FusionKind), get_args(BalanceKind)
 PRESETS = Path(__file__).parent / "presets"
 SHARED_DIM = 192  # aligned across modalities by training; what a search compares
 PRIVATE_DIM = DIM - SHARED_DIM  # a sketch of the modality's own features, which alignment cannot erase
+DEFAULT_PRIVATE = 0.15  # for a modality that says nothing else
+WHERE_ONLY = ("path",)  # encoder options that say where something lies, not what it is: no part of a version
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Sizes are counts of units. `*_private` is the share of a vector's squared length that its sketch is given."""
+    """Sizes are counts of units. `*_private` is the share of a vector's squared length that its sketch is given.
+
+    encoders: modality -> {"name": ..., its options}; `sensor`, `audio` and `caption` are always there.
+    """
 
     preset: str
+    encoders: Mapping[str, Options]
+    balance: BalanceKind  # what is done to the shared part with the calibration beside the weights
     fusion: FusionKind
     sensor_dim: int
     sensor_layers: int
@@ -39,6 +50,20 @@ class ModelConfig:
     caption_private: float
     joint_private: float
 
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Ours in their order, then those of others by name."""
+        return (*MODALITY_NAMES, *sorted(set(self.encoders) - set(MODALITY_NAMES)))
+
+    def identity(self) -> str:
+        """JSON of all that decides a vector: where a pretrained encoder lies is left out, its checksum is not."""
+        plain = asdict(self)
+        plain["encoders"] = {
+            modality: {key: value for key, value in options.items() if key not in WHERE_ONLY}
+            for modality, options in self.encoders.items()
+        }
+        return json.dumps(plain, sort_keys=True)
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
 
@@ -55,8 +80,14 @@ class ModelConfig:
             raise ModelError(
                 f"{source} does not fit this version ({', '.join(odd)}); rebuild it: python -m models.training --help"
             )
-        if raw["fusion"] not in ("attention", "concat", "mean"):
-            raise ModelError(f"{source}: fusion must be attention, concat or mean, not {raw['fusion']!r}")
+        for name, known in (("fusion", FUSIONS), ("balance", BALANCES)):
+            if raw[name] not in known:
+                raise ModelError(f"{source}: {name} must be one of {', '.join(known)}, not {raw[name]!r}")
+        specs = raw["encoders"]
+        if not isinstance(specs, dict) or not all(isinstance(s, dict) and "name" in s for s in specs.values()):
+            raise ModelError(f"{source}: encoders must be an object of {{modality: {{\"name\": ...}}}}")
+        if not specs.keys() >= set(MODALITY_NAMES):
+            raise ModelError(f"{source}: encoders must name one for each of {', '.join(MODALITY_NAMES)}")
         raw["audio_dims"] = tuple(raw["audio_dims"])
         raw["audio_depths"] = tuple(raw["audio_depths"])
         return cls(**raw)

@@ -1,30 +1,26 @@
 """Windows -> vectors, in batches whose shape never depends on what is in them.
 
-A matrix product may round its last bit differently at another size, so every batch here has BATCH rows and a length
-picked by each item itself: a window's vectors are the same to the last bit alone, in company, and in any order.
+A matrix product may round its last bit differently at another size, so every batch here has BATCH rows and a padded
+shape that each item picks by itself: a window's vectors are the same to the last bit alone, in company, in any order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
-from models.batches import stack_captions, stack_sensors
-from models.config import PRIVATE_DIM, SHARED_DIM
-from models.encoders.audio import FRAME_DIM
-from models.encoders.caption import CAPTIONS_MAX, LENGTHS, CaptionWords, read_caption, window_captions
-from models.encoders.sensor import POOLED
+from models.balance import JOINT, Balancer
+from models.config import SHARED_DIM
+from models.encoders.base import Encoded, Item, content
 from models.errors import ModelError
-from models.features import FRAME_SAMPLES, FRAMES_MAX, MEL_BANDS, log_mel, window_frames
-from models.fusion import TOKENS
-from models.interface import DIM, MODALITY_NAMES, Vector, WindowInput, WindowVectors
+from models.interface import DIM, Vector, WindowInput, WindowVectors
 from models.network import Network
-from models.sensor_tokens import SensorTokens, bucket_length, tokenize
 
 BATCH = 8  # rows of every batch
 Array = NDArray[np.float32]
@@ -38,6 +34,7 @@ class Embedder:
         self._network = network
         self._config = network.config
         self._version = version
+        self._balance = Balancer(network.config.balance, network.calibration)
 
     @property
     def version(self) -> str:
@@ -45,19 +42,17 @@ class Embedder:
 
     def embed(self, windows: Sequence[WindowInput]) -> list[WindowVectors]:
         """Vectors of each window, in order. Raises ModelError for a window without any content."""
+        names = self._network.modalities
         for window in windows:
-            if not (window.readings or window.clips or window.captions):
+            if not any(content(window, name) for name in names):
                 raise ModelError(f"the window {window.start_ms}..{window.end_ms} ms is empty: nothing to embed")
         if torch.get_num_threads() != 1:
             torch.set_num_threads(1)
         with torch.inference_mode():
-            sensors = self._sensors(windows)
-            audio = self._audio(windows)
-            captions = self._captions(windows)
+            parts = {name: self._encode(name, windows) for name in names}
             vectors: list[WindowVectors] = []
             for start in range(0, len(windows), BATCH):
-                chunk = range(start, min(start + BATCH, len(windows)))
-                vectors += self._fuse(windows, chunk, sensors, audio, captions)
+                vectors += self._fuse(range(start, min(start + BATCH, len(windows))), parts)
         return vectors
 
     def embed_text(self, text: str) -> Vector:
@@ -73,135 +68,69 @@ class Embedder:
         vector[SHARED_DIM:] = 0.0  # another modality's private part says nothing about this one
         return _unit(vector)
 
-    def _sensors(self, windows: Sequence[WindowInput]) -> dict[int, tuple[Array, Array, Array]]:
-        """By window: shared, private, tokens for fusion."""
-        by_length: dict[int, list[tuple[int, SensorTokens]]] = {}
-        for i, w in enumerate(windows):
-            if w.readings:
-                tokens = tokenize(w.readings, w.units, w.start_ms, w.end_ms, self._config.channel_buckets, PRIVATE_DIM)
-                by_length.setdefault(bucket_length(len(tokens)), []).append((i, tokens))
-        out: dict[int, tuple[Array, Array, Array]] = {}
-        for length, items in by_length.items():
-            for start in range(0, len(items), BATCH):
-                chunk = items[start : start + BATCH]
-                batch = stack_sensors([tokens for _, tokens in chunk], BATCH, length)
-                shared, private, pooled = self._network.sensor(*batch)
-                for row, (i, _) in enumerate(chunk):
-                    out[i] = (shared[row].numpy(), private[row].numpy(), pooled[row].numpy())
-        return out
-
-    def _audio(self, windows: Sequence[WindowInput]) -> dict[int, tuple[Array, Array, Array, list[int]]]:
-        """By window: shared, private, frames (F, FRAME_DIM), and the frames' times in ms."""
-        owners: list[int] = []
-        times: list[int] = []
-        samples: list[NDArray[np.float32]] = []
+    def _encode(self, modality: str, windows: Sequence[WindowInput]) -> tuple[dict[int, int], Encoded | None]:
+        """Where each window that has the modality lies, and all of their encodings."""
+        encoder = self._network.encoder(modality)
+        by_bucket: dict[Hashable, list[tuple[int, Item]]] = {}
         for i, window in enumerate(windows):
-            for time_ms, frame in window_frames(list(window.clips)):
-                owners.append(i)
-                times.append(time_ms)
-                samples.append(frame)
-        frames: list[Tensor] = []
-        levels: list[Tensor] = []
-        for start in range(0, len(samples), BATCH):
-            batch = torch.zeros(BATCH, FRAME_SAMPLES)
-            for row, frame in enumerate(samples[start : start + BATCH]):
-                batch[row] = torch.from_numpy(frame)
-            some, level = self._network.frames(log_mel(batch))
-            frames += list(some)
-            levels += list(level)
-        by_window: dict[int, list[int]] = {}
-        for k, i in enumerate(owners):
-            by_window.setdefault(i, []).append(k)
-        out: dict[int, tuple[Array, Array, Array, list[int]]] = {}
-        items = list(by_window.items())
-        for start in range(0, len(items), BATCH):
-            chunk = items[start : start + BATCH]
-            held = torch.zeros(BATCH, FRAMES_MAX, FRAME_DIM)
-            heard = torch.zeros(BATCH, FRAMES_MAX, 2 * MEL_BANDS)
-            mask = torch.zeros(BATCH, FRAMES_MAX, dtype=torch.bool)
-            for row, (_, places) in enumerate(chunk):
-                for column, k in enumerate(places):
-                    held[row, column], heard[row, column], mask[row, column] = frames[k], levels[k], True
-            shared, private = self._network.audio(held, heard, mask)
-            for row, (i, places) in enumerate(chunk):
-                kept = held[row, : len(places)].numpy()
-                out[i] = (shared[row].numpy(), private[row].numpy(), kept, [times[k] for k in places])
-        return out
-
-    def _captions(self, windows: Sequence[WindowInput]) -> dict[int, tuple[Array, Array, Array, list[int]]]:
-        """By window: shared, private, captions (C, SHARED_DIM), and the captions' times in ms."""
-        chosen = {i: window_captions(window.captions) for i, window in enumerate(windows) if window.captions}
-        read = {text: read_caption(text, self._config.text_buckets) for kept in chosen.values() for _, text in kept}
-        encoded = self._texts(read)
-        out: dict[int, tuple[Array, Array, Array, list[int]]] = {}
-        for i, kept in chosen.items():
-            each = np.stack([encoded[text] for _, text in kept])  # (C, SHARED_DIM)
-            sketch = np.stack([read[text].sketch for _, text in kept]).sum(axis=0, dtype=np.float64)
-            shared = _unit(each.sum(axis=0, dtype=np.float64))
-            out[i] = (shared, _unit(sketch), each, [time_ms for time_ms, _ in kept])
-        return out
-
-    def _texts(self, read: dict[str, CaptionWords]) -> dict[str, Array]:
-        by_length: dict[int, list[tuple[str, CaptionWords]]] = {}
-        for text, caption in read.items():
-            by_length.setdefault(next(n for n in LENGTHS if len(caption) <= n), []).append((text, caption))
-        out: dict[str, Array] = {}
-        for length, items in by_length.items():
+            if content(window, modality):
+                item = encoder.read(window)
+                by_bucket.setdefault(encoder.bucket(item), []).append((i, item))
+        where: dict[int, int] = {}
+        done: list[Encoded] = []
+        for items in by_bucket.values():
             for start in range(0, len(items), BATCH):
                 chunk = items[start : start + BATCH]
-                batch = stack_captions([caption for _, caption in chunk], BATCH, length)
-                shared = self._network.caption(*batch).numpy()
-                for row, (text, _) in enumerate(chunk):
-                    out[text] = shared[row]
-        return out
+                encoded = encoder([item for _, item in chunk], BATCH)
+                done.append(_cut(encoded, len(chunk), encoder.tokens))
+                where.update({i: len(where) + row for row, (i, _) in enumerate(chunk)})
+        if not done:
+            return where, None
+        return where, Encoded(*(torch.cat([getattr(e, name) for e in done]) for name in Encoded.__slots__))
 
     def _fuse(
-        self, windows: Sequence[WindowInput], chunk: range,
-        sensors: dict[int, tuple[Array, Array, Array]],
-        audio: dict[int, tuple[Array, Array, Array, list[int]]],
-        captions: dict[int, tuple[Array, Array, Array, list[int]]],
-    ) -> list[WindowVectors]:  # fmt: skip
-        sensor_tokens = torch.zeros(BATCH, POOLED, self._config.sensor_dim)
-        audio_tokens = torch.zeros(BATCH, FRAMES_MAX, FRAME_DIM)
-        caption_tokens = torch.zeros(BATCH, CAPTIONS_MAX, SHARED_DIM)
-        when = torch.zeros(BATCH, TOKENS)
-        mask = torch.zeros(BATCH, TOKENS, dtype=torch.bool)
-        unimodal = torch.zeros(BATCH, len(MODALITY_NAMES), SHARED_DIM)
-        present = torch.zeros(BATCH, len(MODALITY_NAMES), dtype=torch.bool)
-        for row, i in enumerate(chunk):
-            window = windows[i]
-            span = max(window.end_ms - window.start_ms, 1)
-            if i in sensors:
-                sensor_tokens[row] = torch.from_numpy(sensors[i][2])
-                when[row, :POOLED], mask[row, :POOLED] = 0.5, True
-            for held, target, at in ((audio, audio_tokens, POOLED), (captions, caption_tokens, POOLED + FRAMES_MAX)):
-                if i in held:
-                    _, _, tokens, times = held[i]
-                    target[row, : len(times)] = torch.from_numpy(tokens)
-                    mask[row, at : at + len(times)] = True
-                    for k, time_ms in enumerate(times):
-                        when[row, at + k] = (time_ms - window.start_ms) / span
-            for m, part in enumerate((sensors.get(i), audio.get(i), captions.get(i))):
-                if part is not None:
-                    unimodal[row, m], present[row, m] = torch.from_numpy(part[0]), True
-        fused, attention = self._network.fusion(
-            sensor_tokens, audio_tokens, caption_tokens, when, mask, unimodal, present
-        )
+        self, chunk: range, parts: dict[str, tuple[dict[int, int], Encoded | None]]
+    ) -> list[WindowVectors]:
+        gathered: dict[str, tuple[Tensor, Encoded]] = {}
+        own: dict[str, tuple[dict[int, int], Array, Array]] = {}  # row of the chunk -> row of the arrays
+        for name, (where, encoded) in parts.items():
+            rows = [row for row, i in enumerate(chunk) if i in where]
+            if rows and encoded is not None:
+                some = encoded.rows(torch.tensor([where[chunk[row]] for row in rows]))
+                gathered[name] = torch.tensor(rows), some
+                own[name] = {row: k for k, row in enumerate(rows)}, some.shared.numpy(), some.private.numpy()
+        fused, attention = self._network.fusion(self._network.gather(BATCH, gathered))
+        joints, seen = fused.numpy(), attention.numpy()
         out = []
-        for row, i in enumerate(chunk):
-            parts = {"sensor": sensors.get(i), "audio": audio.get(i), "caption": captions.get(i)}
-            there = {name: part for name, part in parts.items() if part is not None}
-            shares = {name: getattr(self._config, f"{name}_private") for name in there}
-            vectors = {name: _join(part[0], part[1], shares[name]) for name, part in there.items()}
-            sketch = np.stack([part[1] for part in there.values()]).sum(axis=0, dtype=np.float64)
-            joint = _join(fused[row].numpy(), _unit(sketch), self._config.joint_private)
-            seen = {name: float(attention[row, MODALITY_NAMES.index(name)]) for name in there}
-            total = sum(seen.values())
-            out.append(WindowVectors(joint, vectors, {name: share / total for name, share in seen.items()}))
+        for row in range(len(chunk)):
+            there = [name for name in self._network.modalities if name in own and row in own[name][0]]
+            vectors, sketch = {}, np.zeros(DIM - SHARED_DIM)
+            for name in there:
+                places, shared, private = own[name]
+                k = places[row]
+                share = self._network.encoder(name).private_share
+                vectors[name] = join(self._balance(name, shared[k]), private[k], share)
+                sketch += private[k]
+            joint = join(self._balance(JOINT, joints[row]), _unit(sketch), self._config.joint_private)
+            shares = {name: float(seen[row, self._network.modalities.index(name)]) for name in there}
+            total = sum(shares.values())
+            out.append(WindowVectors(joint, vectors, {name: part / total for name, part in shares.items()}))
         return out
 
 
-def _join(shared: Array, private: Array, share: float) -> Vector:
+def _cut(encoded: Encoded, rows: int, tokens: int) -> Encoded:
+    """The first rows, padded to the encoder's full number of tokens."""
+    more = tokens - encoded.tokens.shape[1]
+    return Encoded(
+        encoded.shared[:rows],
+        encoded.private[:rows],
+        F.pad(encoded.tokens[:rows], (0, 0, 0, more)),
+        F.pad(encoded.mask[:rows], (0, more)),
+        F.pad(encoded.when[:rows], (0, more)),
+    )
+
+
+def join(shared: NDArray[Any], private: NDArray[Any], share: float) -> Vector:
     """Shared and private part in one vector of length 1, `share` of its square in the private part."""
     parts = (shared.astype(np.float64) * (1 - share) ** 0.5, private.astype(np.float64) * share**0.5)
     return _unit(np.concatenate(parts))

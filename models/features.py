@@ -19,7 +19,7 @@ FRAME_SAMPLES = SAMPLE_RATE_HZ  # one frame is one second
 FRAME_COLUMNS = FRAME_SAMPLES // HOP  # 100
 FRAMES_MAX = 8  # of one window
 TAIL_MIN_SAMPLES = FRAME_SAMPLES // 4  # a shorter rest after a full frame is not worth a frame of its own
-_FLOOR = 1e-8  # mel power of digital silence: keeps the logarithm finite
+SILENCE = -8.0  # log10 mel power of digital silence: keeps the logarithm finite
 
 
 @lru_cache(maxsize=1)
@@ -33,7 +33,7 @@ def _mel() -> torchaudio.transforms.MelSpectrogram:
 def log_mel(samples: Tensor) -> Tensor:
     """(B, n) float in -1..1 at 16 kHz -> (B, MEL_BANDS, n // HOP), log10 of mel power, -8 at silence."""
     power: Tensor = _mel()(samples)  # (B, bands, n // HOP + 1)
-    return torch.log10(power[..., : samples.shape[-1] // HOP].clamp_min(_FLOOR))
+    return torch.log10(power[..., : samples.shape[-1] // HOP].clamp_min(10**SILENCE))
 
 
 def resample(samples: Tensor, rate_hz: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 
@@ -18,6 +19,17 @@ _WORD = re.compile(r"\w+")
 _SEGMENT = re.compile(r"[^\W\d_]+|\d+")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 EMPTY = "\x00empty"  # stands for a caption without a word, so that it is a caption all the same
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionWords:
+    """One caption, W >= 1 words."""
+
+    pieces: NDArray[np.int64]  # (W, PIECES_MAX) rows of the table, 0 = padding
+    sketch: NDArray[np.float32]  # of the words as a set
+
+    def __len__(self) -> int:
+        return len(self.pieces)
 
 
 def stable_hash(text: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ class WindowInput:
 
     readings: (time_ms, {channel: value or None}); clips: (time_ms, int16 mono PCM at 16 kHz, (n,));
     captions: (time_ms, text). `units`: channel -> unit, where known. An absent modality is an empty sequence.
+    extra: modalities that others brought (models.registry), by name: (time_ms, whatever their encoder reads).
     """
 
     start_ms: int
@@ -29,6 +30,7 @@ class WindowInput:
     clips: Sequence[tuple[int, NDArray[np.int16]]] = ()
     captions: Sequence[tuple[int, str]] = ()
     units: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, Sequence[tuple[int, Any]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,30 +1,66 @@
-"""The whole network: three encoders, a fusion, and the two numbers of the contrastive loss."""
+"""The whole network: an encoder a modality, a fusion, and the two numbers of the contrastive loss."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from models.config import ModelConfig
-from models.encoders.audio import AudioPool, FrameEncoder
-from models.encoders.caption import CaptionEncoder
-from models.encoders.sensor import SensorEncoder
-from models.fusion import Fusion
+from models.balance import Calibration
+from models.config import SHARED_DIM, ModelConfig
+from models.encoders.base import Encoded, Encoder
+from models.fusion import Fusion, FusionInput
+from models.registry import encoder_class
 
 
 class Network(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
+        """Raises ModelError where the config names an encoder that is not there."""
         super().__init__()
         self.config = config
-        self.sensor = SensorEncoder(config)
-        self.frames = FrameEncoder(config)
-        self.audio = AudioPool(config)
-        self.caption = CaptionEncoder(config)
-        self.fusion = Fusion(config)
+        self.modalities = config.modalities
+        chosen = {modality: config.encoders[modality] for modality in self.modalities}
+        self.encoders = nn.ModuleDict({m: encoder_class(m, o["name"])(config, m, o) for m, o in chosen.items()})
+        sizes = {m: (self.encoder(m).tokens, self.encoder(m).width) for m in self.modalities}
+        self.fusion = Fusion(config, sizes)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(10.0)))
         self.logit_bias = nn.Parameter(torch.tensor(-2.0))
+        self.calibration: Calibration | None = None  # frozen after training, see models.balance
+
+    def encoder(self, modality: str) -> Encoder:
+        return cast(Encoder, self.encoders[modality])
 
     def scale(self) -> Tensor:
         return self.logit_scale.clamp(0.0, math.log(60.0)).exp()
+
+    def gather(self, rows: int, parts: Mapping[str, tuple[Tensor, Encoded]]) -> FusionInput:
+        """What fusion gets of a batch of `rows` windows. parts: modality -> the rows (K,) that have it, and what its
+        encoder made of them; a modality that is left out is absent everywhere."""
+        device = self.logit_bias.device
+        tokens, whens, masks, vectors, presents = {}, [], [], [], []
+        for modality in self.modalities:
+            count, width = self.encoder(modality).tokens, self.encoder(modality).width
+            held = torch.zeros(rows, count, width, device=device)
+            when = torch.zeros(rows, count, device=device)
+            mask = torch.zeros(rows, count, dtype=torch.bool, device=device)
+            vector = torch.zeros(rows, SHARED_DIM, device=device)
+            present = torch.zeros(rows, dtype=torch.bool, device=device)
+            if modality in parts:
+                index, encoded = parts[modality]
+                there = encoded.tokens.shape[1]
+                held[index, :there] = encoded.tokens.to(held.dtype)
+                when[index, :there] = encoded.when
+                mask[index, :there] = encoded.mask
+                vector[index] = encoded.shared.to(vector.dtype)
+                present[index] = True
+            tokens[modality] = held
+            whens.append(when)
+            masks.append(mask)
+            vectors.append(vector)
+            presents.append(present)
+        return FusionInput(
+            tokens, torch.cat(whens, 1), torch.cat(masks, 1), torch.stack(vectors, 1), torch.stack(presents, 1)
+        )

@@ -32,6 +32,7 @@ TOKEN_DIM = SLOT_DIM + LEVEL_DIM + 5 + TIME_DIM
 NO_CHANNEL = "\x00none"
 
 Floats = NDArray[np.float64]
+Readings = Sequence[tuple[int, Mapping[str, float | None]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ def log_scale(values: Floats) -> Floats:
 
 
 def tokenize(
-    readings: Sequence[tuple[int, Mapping[str, float | None]]],
+    readings: Readings,
     units: Mapping[str, str],
     start_ms: int,
     end_ms: int,

@@ -121,6 +121,21 @@ UNSEEN_PROMPTS: Mapping[str, str] = {
     "person_sneeze": "we heard a person sneeze on the tape", "rain": "we heard rain on the tape",
     "rooster": "we heard a rooster on the tape", "sea_waves": "we heard sea waves on the tape",
 }  # fmt: skip
+# More of them, by other words a class and in other forms: what sound -> text is measured with.
+UNSEEN_FORMS = ("was that {sound} just now?", "there must be {sound} somewhere", "clip 17 has {sound} in it",
+                "my colleague noticed {sound}")  # fmt: skip
+UNSEEN_WORDS: Mapping[str, tuple[str, str, str, str]] = {
+    "baby_cry": ("a crying baby", "a baby crying", "an infant crying", "a newborn baby"),
+    "chainsaw": ("a chainsaw", "the chainsaw noise", "someone sawing wood", "a chain saw"),
+    "clock_tick": ("a ticking clock", "a clock ticking", "the tick tock", "a wall clock"),
+    "dog_bark": ("a barking dog", "dogs barking", "a dog that barks", "a guard dog"),
+    "fire_crackling": ("a crackling fire", "a campfire", "crackling flames", "a wood fire"),
+    "helicopter": ("a helicopter", "rotor noise of a helicopter", "a chopper", "a helicopter hovering"),
+    "person_sneeze": ("a sneeze", "somebody sneezing", "a man who sneezed", "a person sneezing"),
+    "rain": ("rain", "heavy rain", "rain falling", "a shower of rain"),
+    "rooster": ("a rooster", "a crowing cock", "a rooster crowing", "the cock-a-doodle-doo"),
+    "sea_waves": ("sea waves", "ocean waves", "the surf of the sea", "waves on the shore"),
+}  # fmt: skip
 UNSEEN_STATES = ("the equipment works normally today", "a machine that gets much too hot",
                  "the machine shakes and vibrates", "fluid leaks out of the machine")  # fmt: skip
 

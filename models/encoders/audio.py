@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
 import torch
 from torch import Tensor, nn
 
 from models.blocks import masked_mean, unit
-from models.config import PRIVATE_DIM, SHARED_DIM, ModelConfig
-from models.features import MEL_BANDS
+from models.config import PRIVATE_DIM, SHARED_DIM, ModelConfig, Options
+from models.encoders.base import Encoded, Encoder, place
+from models.features import FRAME_COLUMNS, FRAMES_MAX, MEL_BANDS, SILENCE, log_mel, window_frames
+from models.interface import WindowInput
+from models.registry import register_encoder
 
 FRAME_DIM = 256
 _LEVEL, _SPREAD = -2.0, 2.0  # middle and width of log10 mel power of everyday sound
@@ -43,7 +50,7 @@ class FrameEncoder(nn.Module):
         self.out = nn.Sequential(nn.LayerNorm(2 * before), nn.Dropout(0.2), nn.Linear(2 * before, FRAME_DIM), nn.GELU())
 
     def forward(self, mel: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, MEL_BANDS, FRAME_COLUMNS) log10 mel power -> (B, FRAME_DIM), and band levels (B, 2 * MEL_BANDS)."""
+        """(N, MEL_BANDS, FRAME_COLUMNS) log10 mel power -> (N, FRAME_DIM), and band levels (N, 2 * MEL_BANDS)."""
         x = (mel - _LEVEL) / _SPREAD
         levels = torch.cat([x.mean(-1), x.std(-1)], -1)
         h = self.net(x.unsqueeze(1)).mean(2)  # (B, C, columns)
@@ -69,3 +76,69 @@ class AudioPool(nn.Module):
         loudest = torch.where(mask.unsqueeze(-1), frames, -1e9).amax(1) * mask.any(-1, keepdim=True)
         shared = unit(self.shared(torch.cat([attended, loudest], -1)))
         return shared, unit(masked_mean(levels, mask) @ self.projection)
+
+
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """The frames of one window, 1 to FRAMES_MAX of them."""
+
+    mels: Tensor  # (F, MEL_BANDS, FRAME_COLUMNS) log10 mel power
+    when: tuple[float, ...]  # place of each in the window, 0..1
+
+
+@register_encoder("audio", "cnn")
+class AudioEncoder(Encoder):
+    tokens = FRAMES_MAX
+    width = FRAME_DIM
+
+    def __init__(self, config: ModelConfig, modality: str, options: Options) -> None:
+        super().__init__(config, modality, options)
+        self.frames = FrameEncoder(config)
+        self.pool = AudioPool(config)
+
+    def read(self, window: WindowInput) -> Sound:
+        frames = window_frames(list(window.clips))
+        mels = log_mel(torch.stack([torch.from_numpy(samples) for _, samples in frames]))
+        return Sound(mels, tuple(place(window, time_ms) for time_ms, _ in frames))
+
+    def bucket(self, item: Sound) -> int:
+        return len(item.when)
+
+    def vary(self, item: Sound, rng: random.Random) -> Sound:
+        return replace(item, mels=vary_mels(item.mels, rng))
+
+    def forward(self, items: Sequence[Sound], rows: int) -> Encoded:
+        counts = [len(item.when) for item in items]
+        most = max(counts)
+        mels = torch.cat([item.mels for item in items])
+        if len(items) < rows:
+            mels = torch.cat([mels, mels.new_zeros((rows - len(items)) * most, MEL_BANDS, FRAME_COLUMNS)])
+        frames, levels = self.frames(mels.to(self.device))
+        mask = torch.zeros(rows, most, dtype=torch.bool, device=self.device)
+        when = torch.zeros(rows, most, device=self.device)
+        for row, item in enumerate(items):
+            mask[row, : counts[row]] = True
+            when[row, : counts[row]] = torch.tensor(item.when, device=self.device)
+        # Frames lie one after another: the places that a row of fewer frames leaves empty stay zero.
+        total = sum(counts)
+        held = frames.new_zeros(rows, most, FRAME_DIM).masked_scatter(mask.unsqueeze(-1), frames[:total])
+        heard = levels.new_zeros(rows, most, 2 * MEL_BANDS).masked_scatter(mask.unsqueeze(-1), levels[:total])
+        shared, private = self.pool(held, heard, mask)
+        return Encoded(shared, private, held, mask, when)
+
+
+def vary_mels(mels: Tensor, rng: random.Random) -> Tensor:
+    """(F, MEL_BANDS, FRAME_COLUMNS) -> as much: rolled in time, louder or softer, coloured, bands and columns lost."""
+    count = len(mels)
+    whole = mels.transpose(0, 1).reshape(MEL_BANDS, count * FRAME_COLUMNS)
+    whole = whole.roll(rng.randrange(whole.shape[-1]), -1)
+    tilt = torch.linspace(-1, 1, MEL_BANDS)[:, None] * rng.uniform(-0.4, 0.4)
+    whole = (whole + tilt + rng.uniform(-0.8, 0.8)).clamp_min(SILENCE)
+    middle = whole.mean()
+    if rng.random() < 0.7:
+        band = rng.randrange(MEL_BANDS - 10)
+        whole[band : band + rng.randrange(1, 10)] = middle
+    for _ in range(2):
+        column = rng.randrange(whole.shape[-1] - 40)
+        whole[:, column : column + rng.randrange(1, 40)] = middle
+    return whole.reshape(MEL_BANDS, count, FRAME_COLUMNS).transpose(0, 1).contiguous()

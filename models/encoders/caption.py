@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.batches import stack_captions
 from models.blocks import SelfBlock, masked_mean, unit
-from models.config import PRIVATE_DIM, SHARED_DIM, ModelConfig
+from models.config import PRIVATE_DIM, SHARED_DIM, ModelConfig, Options
+from models.encoders.base import Encoded, Encoder, place
 from models.features import spread
-from models.hashing import PIECES_MAX, WORDS_MAX, word_pieces, word_signs, words
+from models.hashing import PIECES_MAX, WORDS_MAX, CaptionWords, word_pieces, word_signs, words
+from models.interface import WindowInput
+from models.registry import register_encoder
 
 CAPTIONS_MAX = 6  # of one window
 LENGTHS = (8, 16, WORDS_MAX)  # padded word counts; the caption's own count picks one
-
-
-@dataclass(frozen=True, slots=True)
-class CaptionWords:
-    """One caption, W >= 1 words."""
-
-    pieces: NDArray[np.int64]  # (W, PIECES_MAX) rows of the table, 0 = padding
-    sketch: NDArray[np.float32]  # (PRIVATE_DIM,)
-
-    def __len__(self) -> int:
-        return len(self.pieces)
 
 
 def read_caption(text: str, buckets: int) -> CaptionWords:
@@ -50,7 +43,9 @@ def window_captions(captions: Sequence[tuple[int, str]]) -> list[tuple[int, str]
     return [kept[i] for i in spread(len(kept), CAPTIONS_MAX)]
 
 
-class CaptionEncoder(nn.Module):
+class SentenceEncoder(nn.Module):
+    """One caption -> one vector."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         dim = config.text_dim
@@ -74,3 +69,72 @@ class CaptionEncoder(nn.Module):
         for block in self.blocks:
             x = block(x, mask)
         return unit(self.shared(self.norm_out(torch.cat([bag, masked_mean(x, mask)], -1))))
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """The captions of one window, 1 to CAPTIONS_MAX of them."""
+
+    texts: tuple[str, ...]
+    read: tuple[CaptionWords, ...]
+    when: tuple[float, ...]  # place of each in the window, 0..1
+
+
+def sketch_of(notes: Sequence[CaptionWords]) -> Tensor:
+    """(PRIVATE_DIM,) of length 1: which words were said."""
+    return unit(torch.from_numpy(np.stack([note.sketch for note in notes]).sum(axis=0)))
+
+
+def worn(text: str, rng: random.Random) -> str:
+    """A caption with some words lost, never all."""
+    kept = [word for word in text.split() if rng.random() > 0.1]
+    return " ".join(kept) or text
+
+
+@register_encoder("caption", "hash")
+class CaptionEncoder(Encoder):
+    tokens = CAPTIONS_MAX
+    width = SHARED_DIM
+
+    def __init__(self, config: ModelConfig, modality: str, options: Options) -> None:
+        super().__init__(config, modality, options)
+        self.buckets = config.text_buckets
+        self.sentence = SentenceEncoder(config)
+
+    def read(self, window: WindowInput) -> Notes:
+        kept = window_captions(window.captions)
+        texts = tuple(text for _, text in kept)
+        return Notes(texts, self._read(texts), tuple(place(window, time_ms) for time_ms, _ in kept))
+
+    def _read(self, texts: Sequence[str]) -> tuple[CaptionWords, ...]:
+        return tuple(read_caption(text, self.buckets) for text in texts)
+
+    def bucket(self, item: Notes) -> tuple[int, int]:
+        return len(item.texts), _length(item.read)
+
+    def vary(self, item: Notes, rng: random.Random) -> Notes:
+        texts = tuple(worn(text, rng) for text in item.texts)
+        return Notes(texts, self._read(texts), item.when)
+
+    def forward(self, items: Sequence[Notes], rows: int) -> Encoded:
+        most = max(len(item.texts) for item in items)
+        flat = [note for item in items for note in item.read]
+        padded = len(flat) + (rows - len(items)) * most
+        pieces, words_there = stack_captions(flat, padded, max(_length(item.read) for item in items))
+        each = self.sentence(pieces.to(self.device), words_there.to(self.device))  # (padded, SHARED_DIM)
+        mask = torch.zeros(rows, most, dtype=torch.bool)
+        when = torch.zeros(rows, most)
+        private = torch.zeros(rows, PRIVATE_DIM)
+        for row, item in enumerate(items):
+            mask[row, : len(item.texts)] = True
+            when[row, : len(item.texts)] = torch.tensor(item.when)
+            private[row] = sketch_of(item.read)
+        mask = mask.to(self.device)
+        tokens = each.new_zeros(rows, most, SHARED_DIM).masked_scatter(mask.unsqueeze(-1), each[: len(flat)])
+        shared = unit(masked_mean(tokens, mask))
+        return Encoded(shared, private.to(self.device), tokens, mask, when.to(self.device))
+
+
+def _length(notes: Sequence[CaptionWords]) -> int:
+    longest = max(len(note) for note in notes)
+    return next(length for length in LENGTHS if longest <= length)

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
+from models.batches import stack_sensors
 from models.blocks import CrossBlock, SelfBlock, unit
-from models.config import PRIVATE_DIM, SHARED_DIM, ModelConfig
-from models.sensor_tokens import LEVEL_DIM, TOKEN_DIM, TOKENS_MAX
+from models.config import PRIVATE_DIM, SHARED_DIM, ModelConfig, Options
+from models.encoders.base import Encoded, Encoder
+from models.interface import WindowInput
+from models.registry import register_encoder
+from models.sensor_tokens import LEVEL_DIM, TOKEN_DIM, TOKENS_MAX, Readings, SensorTokens, bucket_length, tokenize
 
 POOLED = 4  # tokens that fusion gets
 
 
-class SensorEncoder(nn.Module):
+class PatchEncoder(nn.Module):
     projection: Tensor  # (LEVEL_DIM, PRIVATE_DIM), drawn once, never trained
 
     def __init__(self, config: ModelConfig) -> None:
@@ -62,8 +71,63 @@ def _merge(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """(B, T, D), (B, T) -> (B, TOKENS_MAX, D) and its mask: token i of n is averaged into group i * TOKENS_MAX // n."""
     b, t, _ = x.shape
     count = mask.sum(1, keepdim=True).clamp_min(1)  # (B, 1)
-    group = torch.arange(t).expand(b, t) * TOKENS_MAX // count
-    member = (group.unsqueeze(1) == torch.arange(TOKENS_MAX)[None, :, None]) & mask.unsqueeze(1)  # (B, TOKENS_MAX, T)
+    group = torch.arange(t, device=x.device).expand(b, t) * TOKENS_MAX // count
+    groups = torch.arange(TOKENS_MAX, device=x.device)
+    member = (group.unsqueeze(1) == groups[None, :, None]) & mask.unsqueeze(1)  # (B, TOKENS_MAX, T)
     weights = member.to(x.dtype)
     held = weights.sum(-1, keepdim=True)
     return weights @ x / held.clamp_min(1.0), held.squeeze(-1) > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """The readings of one window as tokens, and whence they came."""
+
+    window: WindowInput
+    tokens: SensorTokens
+
+
+@register_encoder("sensor", "set")
+class SensorEncoder(Encoder):
+    tokens = POOLED
+
+    def __init__(self, config: ModelConfig, modality: str, options: Options) -> None:
+        super().__init__(config, modality, options)
+        self.width = config.sensor_dim
+        self.buckets = config.channel_buckets
+        self.patches = PatchEncoder(config)
+
+    def read(self, window: WindowInput) -> Gauges:
+        return Gauges(window, self._read(window, window.readings))
+
+    def _read(self, window: WindowInput, readings: Readings) -> SensorTokens:
+        return tokenize(readings, window.units, window.start_ms, window.end_ms, self.buckets, PRIVATE_DIM)
+
+    def bucket(self, item: Gauges) -> int:
+        return bucket_length(len(item.tokens))
+
+    def vary(self, item: Gauges, rng: random.Random) -> Gauges:
+        """Some channels lost, never all; levels and values a little off."""
+        names = sorted({name for _, values in item.window.readings for name in values})
+        if not names:
+            return item
+        lost = rng.choice((0.0, 0.0, 0.15, 0.3))
+        kept = {name: 1 + rng.gauss(0, 0.01) for name in names if rng.random() >= lost} or {rng.choice(names): 1.0}
+        wobble = rng.choice((0.0, 0.002, 0.01))
+        varied = []
+        for time_ms, values in item.window.readings:
+            row: dict[str, float | None] = {}
+            for name, value in values.items():
+                if name in kept:
+                    fine = value is not None and math.isfinite(value)
+                    row[name] = value * kept[name] * (1 + rng.gauss(0, wobble)) if fine and value is not None else value
+            varied.append((time_ms, row))
+        return Gauges(item.window, self._read(item.window, varied))
+
+    def forward(self, items: Sequence[Gauges], rows: int) -> Encoded:
+        length = max(self.bucket(item) for item in items)
+        batch = stack_sensors([item.tokens for item in items], rows, length)
+        shared, private, pooled = self.patches(*(part.to(self.device) for part in batch))
+        there = torch.arange(rows, device=self.device) < len(items)
+        mask = there[:, None].expand(rows, POOLED)
+        return Encoded(shared, private, pooled, mask, torch.full((rows, POOLED), 0.5, device=self.device))

@@ -26,7 +26,7 @@ from models.config import SHARED_DIM, preset
 from models.embedder import Embedder
 from models.encoders.caption import read_caption, window_captions
 from models.features import FRAMES_MAX, frame_starts, log_mel, spread, window_frames
-from models.fusion import TOKENS, Fusion
+from models.fusion import Fusion, FusionInput
 from models.hashing import WORDS_MAX, stable_hash, words
 from models.interface import DIM, MODALITY_NAMES, WindowInput, WindowVectors
 from models.losses import agreement, siglip
@@ -401,14 +401,15 @@ def test_what_stands_in_the_padding_of_a_sensor_batch_changes_nothing(model: Emb
         for part in batch[:-1]
     ]
     with torch.inference_mode():
-        one, two = model._network.sensor(*batch), model._network.sensor(*filled, mask)
+        patches = model._network.encoder("sensor").patches
+        one, two = patches(*batch), patches(*filled, mask)
     for a, b in zip(one, two, strict=True):
         assert torch.equal(a, b)
         assert a.isfinite().all()  # rows of nothing included
 
 
 def test_what_stands_in_the_padding_of_sounds_and_captions_changes_nothing(model: Embedder) -> None:
-    network = model._network
+    pool, sentence = (model._network.encoder("audio").pool, model._network.encoder("caption").sentence)
     torch.manual_seed(0)
     frames, levels, mask = (
         torch.randn(8, FRAMES_MAX, 256),
@@ -419,10 +420,10 @@ def test_what_stands_in_the_padding_of_sounds_and_captions_changes_nothing(model
     pieces, words_mask = stack_captions([read_caption(text, 512) for text in ("rain", "a loud pump", "")], 8, 8)
     with torch.inference_mode():
         for a, b in zip(
-            (*network.audio(frames, levels, mask), network.caption(pieces, words_mask)),
+            (*pool(frames, levels, mask), sentence(pieces, words_mask)),
             (
-                *network.audio(*(torch.where(mask.unsqueeze(-1), x, 1e5) for x in (frames, levels)), mask),
-                network.caption(torch.where(words_mask.unsqueeze(-1), pieces, 9), words_mask),
+                *pool(*(torch.where(mask.unsqueeze(-1), x, 1e5) for x in (frames, levels)), mask),
+                sentence(torch.where(words_mask.unsqueeze(-1), pieces, 9), words_mask),
             ),
             strict=True,
         ):
@@ -443,14 +444,16 @@ def test_every_fusion_ignores_what_an_absent_modality_holds(kind: str) -> None:
     from dataclasses import replace
 
     config = replace(preset("tiny"), fusion=kind)
-    fusion = Fusion(config).eval()
+    sizes = {"sensor": (4, 32), "audio": (8, 256), "caption": (6, SHARED_DIM)}
+    fusion = Fusion(config, sizes).eval()
     present = torch.tensor([[True, False, True]] * 8)
+    parts = {name: torch.randn(8, *size) for name, size in sizes.items()}
+    unimodal, when = torch.nn.functional.normalize(torch.randn(8, 3, SHARED_DIM), dim=-1), torch.rand(8, 18)
     mask = present[:, fusion.owner]
-    parts = [torch.randn(8, n, d) for n, d in ((4, config.sensor_dim), (8, 256), (6, SHARED_DIM))]
-    unimodal, when = torch.nn.functional.normalize(torch.randn(8, 3, SHARED_DIM), dim=-1), torch.rand(8, TOKENS)
-    one, attention = fusion(*parts, when, mask, unimodal, present)
-    parts[1] = parts[1] + 100
-    two, _ = fusion(*parts, when, mask, unimodal + torch.tensor([0.0, 5.0, 0.0])[:, None], present)
+    one, attention = fusion(FusionInput(parts, when, mask, unimodal, present))
+    other = {**parts, "audio": parts["audio"] + 100}
+    elsewhere = unimodal + torch.tensor([0.0, 5.0, 0.0])[:, None]
+    two, _ = fusion(FusionInput(other, when, mask, elsewhere, present))
     assert torch.equal(one, two)
     torch.testing.assert_close(attention.sum(-1), torch.ones(8))
     assert (attention[:, 1] == 0).all()
