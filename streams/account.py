@@ -62,6 +62,11 @@ class Account:
         return bool(self._windows or self._dead or self._late)
 
     @property
+    def windows(self) -> int:
+        """Distinct windows heard of."""
+        return len(self._windows)
+
+    @property
     def accounted(self) -> int:
         return self._windowed + self._duplicate + sum(self._dead.values()) + sum(self._late.values())
 
@@ -92,7 +97,7 @@ class Account:
                 "late": sum(self._late.values()),
                 "dead": sum(self._dead.values()),
             },
-            "windows": len(self._windows),
+            "windows": self.windows,
             "incidents": len(self._steps),
             "seconds": self.seconds,
         }

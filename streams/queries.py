@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.interface import WindowModel
+from streams.events import MODALITIES
 from streams.store.base import Filter, Hit, Point, VectorStore
 
 Row = dict[str, Any]
@@ -104,6 +105,7 @@ class StoreQueries:
         async for point in self._store.scroll(Filter(), vectors=True):
             payload = point.payload
             joint = np.ascontiguousarray(point.vectors["joint"], dtype="<f4").tobytes()
+            events = payload["events"]  # stores keep keys in an order of their own
             yield {
                 "id": point.id,
                 "stream": payload["stream"],
@@ -111,7 +113,7 @@ class StoreQueries:
                 "end": payload["end"],
                 "revision": payload["revision"],
                 "mask": payload["mask"],
-                "events": payload["events"],
+                "events": {m.value: events[m.value] for m in MODALITIES if m.value in events},
                 "sha256": hashlib.sha256(joint).hexdigest(),
                 "score": payload["score"],
                 "incident": payload["incident"],

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from aiokafka import AIOKafkaProducer, ConsumerRecord
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
@@ -178,6 +179,8 @@ async def _members(settings: Settings, bootstrap: str, group: str) -> int:
         for response in await admin.describe_consumer_groups([group]):
             for described in response.groups:
                 return len(described[5])
+        return 0
+    except KafkaError:  # no group has ever met on this cluster, or its coordinator is just away
         return 0
     finally:
         await admin.close()

@@ -3,7 +3,8 @@
 Faust's consumer starts four asyncio tasks for each message and keeps a gap list that commits past events in flight
 (its issue 606). Here one agent message is up to 500 consecutive records of one partition, nothing is ever acked
 through Faust, and what is committed is what the ledger says. Private names of Faust 0.15.3 that this relies on:
-`_wait_next_records`, `_to_message`, `_add_gap`, `_thread`, `_new_transport`; a test on a real broker guards them.
+`_wait_next_records`, `_to_message`, `_add_gap`, `_read_offset`, `_thread`, `_new_transport`; tests on a real broker
+guard them.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class BatchConsumer(driver.Consumer):
         super().__init__(*args, **kwargs)
         self.epoch = 0
         self._expected: dict[TP, int] = {}  # next offset to hand on, per partition of this epoch
+        self._unread: set[TP] = set()  # nothing handed on yet in this epoch
         self._sent: dict[TP, int] = {}  # last committed
         self._commit_failing_since: float | None = None
 
@@ -80,10 +82,18 @@ class BatchConsumer(driver.Consumer):
             if active is not None and tp not in active and tp not in self._buffered_partitions:
                 await self._put_back(tp)
                 continue
+            if tp in self._unread:
+                self._unread.remove(tp)
+                if batch[0].offset > self._expected.get(tp, batch[0].offset):
+                    # a hole in the log, or records that a fetch from before took with it: looking twice tells
+                    await self._put_back(tp)
+                    continue
             self._expected[tp] = batch[-1].offset + 1
             message = self._to_message(tp, batch[-1])
             message.key = None
             message.value = Batch(tp.topic, tp.partition, epoch, batch)
+            # Faust drops what is before the offset that it noted last, and may note one of the last assignment late
+            self._read_offset[tp] = None
             yield tp, message
 
     async def _put_back(self, tp: TP) -> None:
@@ -116,7 +126,12 @@ class BatchConsumer(driver.Consumer):
         if unknown:
             resume.update({TP(*tp): offset for tp, offset in (await self._thread.earliest_offsets(*unknown)).items()})
         self._expected = dict(resume)
+        self._unread = set(resume)
         self._sent = {}
+        # A fetch that was under way may have been answered since Faust's seek, and its records been dropped as those of
+        # the last assignment: without a second seek the position would stay behind them, and they would be lost.
+        for tp in resume:
+            await self._put_back(tp)
         await self.app.assignee.assigned({(tp.topic, tp.partition): offset for tp, offset in resume.items()})
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
