@@ -44,6 +44,13 @@ def resample(samples: Tensor, rate_hz: int) -> Tensor:
     return resampled
 
 
+def resample_array(samples: NDArray[np.int16], rate_hz: int, to_hz: int) -> NDArray[np.float32]:
+    """(n,) int16 at `rate_hz` -> (n * to_hz / rate_hz,) in -1..1 at `to_hz`."""
+    scaled = torch.from_numpy(samples.astype(np.float32) / np.float32(32_768))
+    out: NDArray[np.float32] = torchaudio.functional.resample(scaled, rate_hz, to_hz).numpy()
+    return out
+
+
 def frame_starts(samples: int) -> list[int]:
     """Where the 1-s frames of a clip of so many samples begin; never none: an empty clip is one silent frame."""
     full = samples // FRAME_SAMPLES

@@ -20,6 +20,16 @@ FRAME_DIM = 256
 _LEVEL, _SPREAD = -2.0, 2.0  # middle and width of log10 mel power of everyday sound
 
 
+def _scaled(mel: Tensor) -> Tensor:
+    return (mel - _LEVEL) / _SPREAD
+
+
+def band_levels(mel: Tensor) -> Tensor:
+    """(N, MEL_BANDS, columns) log10 mel power -> mean and spread of each band (N, 2 * MEL_BANDS)."""
+    x = _scaled(mel)
+    return torch.cat([x.mean(-1), x.std(-1)], -1)
+
+
 class _Block(nn.Module):
     """Depthwise 5x5, then two 1x1: space first, channels after."""
 
@@ -51,8 +61,8 @@ class FrameEncoder(nn.Module):
 
     def forward(self, mel: Tensor) -> tuple[Tensor, Tensor]:
         """(N, MEL_BANDS, FRAME_COLUMNS) log10 mel power -> (N, FRAME_DIM), and band levels (N, 2 * MEL_BANDS)."""
-        x = (mel - _LEVEL) / _SPREAD
-        levels = torch.cat([x.mean(-1), x.std(-1)], -1)
+        x = _scaled(mel)
+        levels = band_levels(mel)
         h = self.net(x.unsqueeze(1)).mean(2)  # (B, C, columns)
         return self.out(torch.cat([h.mean(-1), h.amax(-1)], -1)), levels
 
