@@ -53,6 +53,6 @@ class Health:
             "partitions": sorted(worker.intake.partitions),
             "backlog": backlog,
             "uptime_s": round(now - worker.started_at, 1),
-            "model": worker.model.version,
+            "model": self.live.answers,
         }
         return alive, not reasons, details

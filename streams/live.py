@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -18,12 +19,13 @@ from streams.board import Board
 from streams.queries import Row, StoreQueries
 from streams.settings import Settings
 from streams.store import open_shelf
-from streams.store.base import Filter, StoreError
+from streams.store.base import Filter, StoreError, VectorStore
 from streams.versions import VersionError, load_version
 from streams.worker import Worker
 
 log = structlog.get_logger(__name__)
 _LOOK_EVERY_S = 1.0
+_CATCH_UP_S = 60.0  # how long the old worker's windows are asked while the new one reads the last of the inputs again
 _LEAVE_S = 30.0  # how long a question may take before its store is closed under it
 
 
@@ -31,6 +33,8 @@ class _Desk:
     """A worker's model and store as one, with the number of questions that are being answered."""
 
     def __init__(self, worker: Worker) -> None:
+        self.version = worker.version.name
+        self.store = worker.store
         self.queries = StoreQueries(worker.store, lambda: worker.model)
         self._asking = 0
         self._empty = asyncio.Event()
@@ -60,8 +64,9 @@ class Live:
         self.settings = settings
         self.bootstrap = bootstrap
         self.worker = Worker(settings, bootstrap, board=board)
-        self.waits_for: str | None = None  # a version that should serve and cannot be started here
-        self._open = contextlib.AsyncExitStack()
+        self.waits_for: str | None = None  # why a version that should serve cannot be started here
+        self._open = contextlib.AsyncExitStack()  # what closes the worker
+        self._before: tuple[_Desk, contextlib.AsyncExitStack] | None = None  # answers until the worker has caught up
 
     async def __aenter__(self) -> Live:
         await self._open.enter_async_context(self.worker)
@@ -69,32 +74,53 @@ class Live:
         return self
 
     async def __aexit__(self, *error: Any) -> None:
+        if self._before is not None:
+            await self._before[1].aclose()
         await self._open.aclose()
+
+    @property
+    def answers(self) -> str:
+        """The version that questions are answered by."""
+        return self._desk.version
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; an error in the worker is raised."""
-        while not stop.is_set():
+        while True:
             leaving = asyncio.Event()
             working = asyncio.create_task(self.worker.run(leaving), name="worker")
             waiting = asyncio.create_task(stop.wait(), name="stop")
-            coming = asyncio.create_task(self._successor(self.worker), name="versions")
-            await asyncio.wait({working, waiting, coming}, return_when=asyncio.FIRST_COMPLETED)
+            following = asyncio.create_task(self._follow(), name="versions")
+            await asyncio.wait({working, waiting, following}, return_when=asyncio.FIRST_COMPLETED)
             waiting.cancel()
-            successor = await _settled(coming)
-            old, desk, exits = self.worker, self._desk, self._open
-            if successor is not None:  # it answers from now on; the old one finishes what it has begun
-                self.worker, self._open = successor
-                self._desk = _Desk(self.worker)
             leaving.set()
+            successor = await _settled(following)
             try:
-                await working
+                await working  # it finishes what it has begun; its store stays open for those who ask
             finally:
                 if successor is not None:
-                    await desk.leave()
-                    await exits.aclose()
-                    log.info("another model version serves", version=self.worker.version.name, was=old.version.name)
-            if successor is None:
+                    self._before = self._desk, self._open
+                    self.worker, self._open = successor
+            if successor is None or stop.is_set():
                 return
+            log.info("another model version takes over", version=self.worker.version.name, was=self.answers)
+
+    async def _follow(self) -> tuple[Worker, contextlib.AsyncExitStack]:
+        """See a takeover through, then wait for the next one."""
+        if self._before is not None:
+            await self._hand_over(*self._before)
+        return await self._successor(self.worker)
+
+    async def _hand_over(self, desk: _Desk, exits: contextlib.AsyncExitStack) -> None:
+        """Let the new worker answer once it has stored what the old one had, or after a minute."""
+        deadline = time.monotonic() + _CATCH_UP_S
+        reached = await _newest_ms(desk.store)
+        while await _newest_ms(self.worker.store) < reached and time.monotonic() < deadline:
+            await asyncio.sleep(0.25)
+        self._desk = _Desk(self.worker)
+        log.info("another model version answers", version=self.answers, was=desk.version)
+        await desk.leave()
+        await exits.aclose()
+        self._before = None
 
     async def _successor(self, worker: Worker) -> tuple[Worker, contextlib.AsyncExitStack]:
         """Waits until another version serves, and opens a worker for it."""
@@ -108,18 +134,18 @@ class Live:
                         self.waits_for = None
                         continue
                     version = await load_version(self.settings, shelf, aliases, name)
-                    next_worker = Worker(
+                    successor = Worker(
                         self.settings, self.bootstrap, board=worker.board, metrics=worker.metrics, version=version
                     )
                     exits = contextlib.AsyncExitStack()
-                    await exits.enter_async_context(next_worker)
+                    await exits.enter_async_context(successor)
                 except (StoreError, VersionError, ModelError, OSError) as error:
                     if self.waits_for is None:
                         log.warning("cannot serve the promoted version yet, will try again", error=str(error))
                     self.waits_for = str(error)
                 else:
                     self.waits_for = None
-                    return next_worker, exits
+                    return successor, exits
 
     # -- questions -----------------------------------------------------------------------------------------------
 
@@ -151,6 +177,12 @@ class Live:
         async with self._desk.ask() as queries:
             async for row in queries.export():
                 yield row
+
+
+async def _newest_ms(store: VectorStore) -> int:
+    async for point in store.scroll(Filter(), descending=True, limit=1):
+        return int(point.payload["start"])
+    return -1
 
 
 async def _settled(

@@ -105,12 +105,16 @@ class Registry:
             shutil.rmtree(self.folder / checked_version(version))
 
 
-def version_of(settings: Settings, model: WindowModel, shelf: Shelf, aliases: Aliases) -> Version:
-    """A model's own collection and group. The plain collection's group is the one that the settings name."""
-    name = checked_version(model.version)
+def group_of(settings: Settings, version: str, aliases: Aliases) -> str:
+    """A version's consumer group. The plain collection's is the one that the settings name."""
     group = settings.topic_prefix + settings.group
-    group = group if name == aliases.plain else f"{group}.{name}"
-    return Version(model, group, lambda: shelf.store(name, aliases))
+    return group if version == aliases.plain else f"{group}.{version}"
+
+
+def version_of(settings: Settings, model: WindowModel, shelf: Shelf, aliases: Aliases) -> Version:
+    """A model with its own collection and group."""
+    name = checked_version(model.version)
+    return Version(model, group_of(settings, name, aliases), lambda: shelf.store(name, aliases))
 
 
 def load_configured(settings: Settings) -> WindowModel:

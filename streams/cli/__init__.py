@@ -11,7 +11,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
 
 import typer  # noqa: E402
 
-from streams.cli import ask, data, operate, run  # noqa: E402
+from streams.cli import ask, data, model, operate, run  # noqa: E402
 from streams.cli.common import EXPECTED, fail  # noqa: E402
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ run.register(app)
 data.register(app)
 ask.register(app)
 operate.register(app)
+model.register(app)
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from streams.queries import QueryError
 from streams.settings import Settings, SettingsError, load_settings
 from streams.store.base import StoreError
 from streams.topics import TopicsError
+from streams.versions import VersionError
 
 T = TypeVar("T")
 console = Console(highlight=False)
@@ -51,6 +52,7 @@ EXPECTED: tuple[type[Exception], ...] = (
     SettingsError,
     StoreError,
     TopicsError,
+    VersionError,
     _model_error(),
     _recording_error(),
     OSError,

@@ -1,0 +1,227 @@
+"""Commands for model versions: list, show, add, promote, rollback, remove."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from streams.cli.common import (
+    CommandError,
+    JsonOption,
+    KafkaOption,
+    StateOption,
+    StoreOption,
+    console,
+    errors,
+    print_json,
+    run_async,
+    settings_of,
+)
+from streams.settings import Settings
+
+VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", help="As `sensorium model list` shows it.")]
+
+
+def register(app: typer.Typer) -> None:
+    model = typer.Typer(help="Model versions: which serves, and how to change it.", no_args_is_help=True)
+    model.command("list")(list_)
+    model.command()(show)
+    model.command()(add)
+    model.command()(promote)
+    model.command()(rollback)
+    model.command()(remove)
+    app.add_typer(model, name="model")
+
+
+def list_(state: StateOption = None, store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """List versions: which serves, which served before, where each is, how many windows it has."""
+    settings = settings_of(state, None, store)
+
+    async def ask() -> list[dict[str, Any]]:
+        from streams.client import open_queries, worker_url
+        from streams.versions import describe
+
+        rows = await describe(settings)
+        for row in rows:  # an embedded store that a worker has open
+            if row["role"] == "serving" and row["windows"] is None and worker_url(settings.state) is not None:
+                async with open_queries(settings) as queries:
+                    row["windows"] = sum(stream["windows"] for stream in await queries.streams())
+        return rows
+
+    rows = run_async(ask())
+    if as_json:
+        print_json(rows)
+        return
+    table = Table("version", "role", "windows", "model folder", "collection", box=None)
+    for row in rows:
+        windows = "-" if row["windows"] is None else str(row["windows"])
+        table.add_row(row["version"], row["role"], windows, row["folder"] or "-", row["collection"] or "-")
+    console.print(table)
+
+
+def show(
+    version: Annotated[str | None, typer.Argument(help="A version; default: the one that serves.")] = None,
+    state: StateOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one version: its card and its configuration."""
+    import json
+
+    settings = settings_of(state, None, store)
+    folder, name = run_async(_folder(settings, version))
+    texts = {file: (folder / file).read_text() for file in ("config.json", "card.md") if (folder / file).is_file()}
+    config = json.loads(texts.get("config.json", "{}"))
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    if as_json:
+        print_json(
+            {"version": name, "folder": str(folder), "bytes": size, "config": config, "card": texts.get("card.md")}
+        )
+        return
+    console.print(f"version  {name}\nfolder   {folder}\nsize     {size / 1e6:.1f} MB\n", soft_wrap=True)
+    console.print(texts.get("card.md", "no card"), markup=False)
+
+
+async def _folder(settings: Settings, version: str | None) -> tuple[Path, str]:
+    from streams.store import open_shelf
+    from streams.versions import Registry
+
+    if version is None:
+        async with open_shelf(settings) as shelf:
+            version = (await shelf.read()).serving
+        if version is None:
+            raise CommandError("nothing serves yet: the first worker that starts decides; see: sensorium up")
+    folder = Registry(settings.state).path(version)
+    if folder is None:
+        raise CommandError(f"no folder of version {version} here; see: sensorium model list")
+    return folder, version
+
+
+def add(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A model folder.")],
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a model folder and keep a copy; every machine that runs a worker needs one."""
+    settings = settings_of(state)
+    from streams.versions import Registry
+
+    registry = Registry(settings.state)
+    version = registry.add(folder).version
+    if as_json:
+        print_json({"version": version, "folder": str(registry.path(version))})
+    else:
+        console.print(f"{version} is in {registry.path(version)}", soft_wrap=True)
+
+
+def promote(
+    what: Annotated[str, typer.Argument(metavar="DIR|VERSION", help="A model folder, or a version that was added.")],
+    no_switch: Annotated[
+        bool, typer.Option("--no-switch", help="Backfill and compare only; a later promote goes on from there.")
+    ] = False,
+    state: StateOption = None,
+    kafka: KafkaOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let another model serve: fill its collection from the inputs, keep it up with live, compare, switch.
+
+    The version that serves goes on serving until the last step, and stays as it is for a rollback.
+    """
+    settings = settings_of(state, kafka, store)
+
+    async def work() -> Any:
+        from streams.promotion import promote as promotion
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=errors, transient=not errors.is_terminal) as progress:
+            bar = progress.add_task("load", total=None)
+
+            def tell(step: str, done: int, of: int) -> None:
+                progress.update(bar, description=step, completed=done, total=of)
+
+            return await promotion(settings, what, switch=not no_switch, tell=tell)
+
+    done = run_async(work())
+    if as_json:
+        print_json(done.to_json())
+        return
+    _print_report(done.report)
+    console.print(f"{done.records} records read, {done.windows} windows, {done.seconds:.1f} s")
+    if not done.switched:
+        console.print(f"{done.was} serves as before; let {done.version} serve with: sensorium model promote "
+                      f"{done.version}", soft_wrap=True)  # fmt: skip
+        return
+    console.print(f"{done.version} serves; back to {done.was} with: sensorium model rollback", soft_wrap=True)
+    _print_workers(done.workers)
+
+
+def rollback(state: StateOption = None, store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """Let the previous version serve again, at once; it catches up with what came since from Kafka."""
+    settings = settings_of(state, None, store)
+
+    async def work() -> tuple[str, str, str]:
+        from streams.promotion import changed_over
+        from streams.versions import roll_back
+
+        was, now = await roll_back(settings)
+        return was, now, await changed_over(settings, now)
+
+    was, now, workers = run_async(work())
+    if as_json:
+        print_json({"version": now, "was": was, "workers": workers})
+        return
+    console.print(f"{now} serves again; {was} is kept: sensorium model promote {was}", soft_wrap=True)
+    _print_workers(workers)
+
+
+def remove(version: VersionArgument, state: StateOption = None, store: StoreOption = None) -> None:
+    """Delete a version's model folder and windows for good; not those of the one that serves."""
+    settings = settings_of(state, None, store)
+    from streams.versions import remove as removal
+
+    run_async(removal(settings, version))
+    console.print(f"{version} is gone", soft_wrap=True)
+
+
+def _print_workers(workers: str) -> None:
+    said = {
+        "followed": "the running worker has changed over",
+        "none": "no worker runs on this state folder: the next one that starts serves it",
+        "pending": "the running worker has not changed over yet; it tries again every second, see: sensorium doctor",
+    }
+    console.print(said[workers])
+
+
+def _print_report(report: Any) -> None:
+    old, new = report.serving, report.candidate
+    table = Table("", f"serving {old.version}", f"candidate {new.version}", box=None)
+    table.add_row("windows", str(old.windows), str(new.windows))
+    table.add_row("streams", str(old.streams), str(new.streams))
+    table.add_row("moments found by a caption's words in which it was said", _share(old.text_precision),
+                  _share(new.text_precision))  # fmt: skip
+    table.add_row("incidents", str(old.incidents), str(new.incidents))
+    table.add_row("windows in alarm", _share(old.in_alarm), _share(new.in_alarm))
+    table.add_row("mean drift score", _number(old.mean_score), _number(new.mean_score))
+    console.print(table)
+    console.print(f"same 10 nearest neighbours  {_share(report.neighbours)}  ({report.asked_windows} windows asked)")
+    console.print(f"same status                 {_share(report.same_status)}  ({report.compared_windows} windows)")
+    console.print(f"incidents in common         {report.shared_incidents} of {old.incidents}")
+    for note in report.notes:
+        console.print(note, soft_wrap=True)
+    short = [f"{s} {n}/{o}" for s, (o, n) in report.by_stream.items() if n < o]
+    if short:
+        shown = ", ".join(short[:8]) + (", ..." if len(short) > 8 else "")
+        console.print(f"fewer windows than the serving version has (candidate/serving): {shown}", soft_wrap=True)
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
