@@ -91,7 +91,7 @@ class Finished(NamedTuple):
 
 
 class Late(NamedTuple):
-    """An event whose last window is final. `late_ms`: how far the watermark was past that window's end."""
+    """An event whose last window is final. `late_ms`: how far the watermark was past that window's end, at least."""
 
     modality: int
     record: Record
@@ -112,8 +112,8 @@ Output = Fired | Finished | Late | Silent
 def canonical(event: Event) -> tuple[Any, ...]:
     """An event's identity within its stream and modality, as a sortable tuple of plain values."""
     if type(event) is Reading:
-        # None sorts with nothing: a flag in front keeps missing values apart from numbers
-        values = tuple((k, v is not None, v if v is not None else 0.0) for k, v in sorted(event.values.items()))
+        # by `repr`: None sorts with nothing, and -0.0 is not the same content as 0.0
+        values = tuple((k, repr(v)) for k, v in sorted(event.values.items()))
         return (event.time_ms, values, tuple(sorted((event.units or {}).items())))
     if type(event) is Clip:
         return (event.time_ms, event.sha256)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 from streams.events import MODALITIES
 from streams.panes import (
@@ -29,6 +28,7 @@ from streams.panes import (
     WindowConfig,
     window_id,
 )
+from streams.stream_windows import FAR_AHEAD, LONG_AGO, StreamWindows
 
 __all__ = [
     "Finished",
@@ -43,25 +43,7 @@ __all__ = [
     "window_id",
 ]
 
-_LONG_AGO = -(1 << 62)
-_FAR_AHEAD = 1 << 62
-
-
-@dataclass(slots=True, eq=False)
-class _Stream:
-    name: str
-    sealed_before_ms: int | None  # windows that start before this were final before we began; None: not looked up
-    newest_ms: int = _LONG_AGO  # own clock
-    watermark_ms: int = _LONG_AGO
-    final_before_ms: int = _LONG_AGO  # panes that start before this are final
-    open: dict[int, Pane] = field(default_factory=dict)  # panes that no fired window holds: the hot path
-    fired: dict[int, Pane] = field(default_factory=dict)  # panes that a fired window holds, not final
-    touched: set[int] = field(default_factory=set)  # starts of fired panes that got something since
-    firings: dict[int, int] = field(default_factory=dict)  # window start -> number of its last firing
-    next_end_ms: int | None = None  # where this stream stands in the heap of what is due
-    heard_at_ms: int = 0  # on the operator's idle clock
-    silent: bool = False
-    stored: dict[int, StoredWindow | None] = field(default_factory=dict)
+_LOOKUPS_KEPT = 4096  # stored windows remembered per stream; beyond that the final ones are looked up again
 
 
 class PartitionWindows:
@@ -76,14 +58,15 @@ class PartitionWindows:
         self.config = config
         self._resume = tuple(resume)
         self._lookup = lookup
-        self._streams: dict[str, _Stream] = {}
-        self._read_ms = [_LONG_AGO] * len(MODALITIES)  # what each modality's partition has been read past
+        self._streams: dict[str, StreamWindows] = {}
+        self._forgotten: dict[str, int] = {}  # of streams that are gone: windows that start before this are final
+        self._read_ms = [LONG_AGO] * len(MODALITIES)  # what each modality's partition has been read past
         self._idle = [False] * len(MODALITIES)
         self._idle_clock_ms = 0
-        self._ticked = False
         self._first_ms: int | None = None
-        self._due: list[tuple[int, str]] = []  # heap of (end of the next window, stream)
-        self._closing: list[tuple[int, str]] = []  # heap of (watermark at which a pane is final, stream)
+        self._passed_ms = LONG_AGO  # the inputs' watermark that events are judged late by: none is, within one push
+        self._due: list[tuple[int, str]] = []  # heap of (watermark at which a stream has something to do, stream)
+        self._quiet: list[tuple[int, str]] = []  # heap of (idle clock at which a stream may be silent, stream)
         self._out: list[Output] = []
 
     # -- input ---------------------------------------------------------------------------------------------------
@@ -94,14 +77,14 @@ class PartitionWindows:
         streams, clock = self._streams, self._idle_clock_ms
         read_ms = self._read_ms[modality]
         unresolved: list[Record] = []
+        self._idle[modality] = False  # it is anything but quiet; `tick` will say when it is again
+        self._passed_ms = min(self._passed_ms, self._inputs_ms())
         for record in records:
             event, name = record.event, record.stream
             time_ms = event.time_ms
             if time_ms > read_ms:
                 read_ms = time_ms
-            stream = streams.get(name)
-            if stream is None:
-                stream = streams[name] = _Stream(name, None if self._lookup else _LONG_AGO)
+            stream = streams.get(name) or self._begin(name)
             pane = stream.open.get(time_ms - time_ms % hop)
             if pane is None and (pane := self._find_pane(stream, modality, record, unresolved)) is None:
                 continue
@@ -110,15 +93,26 @@ class PartitionWindows:
             stream.heard_at_ms = clock
             if time_ms > stream.newest_ms:
                 stream.newest_ms = time_ms
-        self._read_ms[modality] = read_ms
-        if self._first_ms is None and read_ms > _LONG_AGO:
-            self._first_ms = read_ms
+                if time_ms >= stream.wake_ms:
+                    self._schedule(stream, stream.wake_ms)
+        if read_ms > LONG_AGO:
+            self._read_ms[modality] = read_ms
+            if self._first_ms is None:
+                self._first_ms = read_ms
         return unresolved
 
-    def _find_pane(self, stream: _Stream, modality: int, record: Record, unresolved: list[Record]) -> Pane | None:
+    def _begin(self, name: str) -> StreamWindows:
+        stream = self._streams[name] = StreamWindows(name, self.config, None if self._lookup else LONG_AGO)
+        if not self._lookup:
+            stream.final_before_ms = self._forgotten.pop(name, LONG_AGO)
+        return stream
+
+    def _find_pane(
+        self, stream: StreamWindows, modality: int, record: Record, unresolved: list[Record]
+    ) -> Pane | None:
         """The slow path: a new pane, one that has fired, one that was final before us, or one that is final now."""
-        config = self.config
-        start = record.event.time_ms - record.event.time_ms % config.hop_ms
+        hop, clock = self.config.hop_ms, self._idle_clock_ms
+        start = record.event.time_ms - record.event.time_ms % hop
         sealed = stream.sealed_before_ms
         if sealed is None or (start < sealed and start not in stream.stored):
             unresolved.append(record)
@@ -130,32 +124,35 @@ class PartitionWindows:
                 offsets = tuple((record.offset,) if m == modality else () for m in range(len(MODALITIES)))
                 self._out.append(Finished(stream.name, start, offsets))
             else:
-                self._out.append(Late(modality, record, sealed - start))
+                late_ms = sealed - hop - start + self.config.allowed_lateness_ms
+                self._out.append(Late(modality, record, late_ms))
             return None
-        if start < stream.final_before_ms:
-            self._out.append(Late(modality, record, stream.final_before_ms - start))
+        behind_ms = stream.late_ms(start, self._passed_ms)
+        if behind_ms is not None:
+            self._out.append(Late(modality, record, behind_ms))
             return None
         if stream.silent:
             stream.silent = False
+            stream.quiet_at_ms = None
             self._out.append(Silent(stream.name, stream.newest_ms, False))
-        pane = stream.fired.get(start)
-        if pane is None:
-            pane = Pane(start)
-            final_at = start + config.size_ms + config.allowed_lateness_ms
-            heapq.heappush(self._closing, (final_at, stream.name))
-            if stream.watermark_ms < start + config.hop_ms:
-                stream.open[start] = pane
-                self._schedule(stream, start + config.hop_ms)
-                return pane
-            stream.fired[start] = pane  # windows that hold it are past their time already
-        stream.touched.add(start)
-        self._schedule(stream, start + config.hop_ms)
-        return pane
+        if stream.quiet_at_ms is None:
+            self._watch(stream, clock + self.config.idle_timeout_ms)
+        self._schedule(stream, start + hop)
+        return stream.pane(start)
 
-    def _schedule(self, stream: _Stream, end_ms: int) -> None:
-        if stream.next_end_ms is None or end_ms < stream.next_end_ms:
-            stream.next_end_ms = end_ms
-            heapq.heappush(self._due, (end_ms, stream.name))
+    def _schedule(self, stream: StreamWindows, when_ms: int | None) -> None:
+        """Look at a stream when the inputs have passed `when_ms`, or earlier where it stands for something earlier."""
+        when_ms = FAR_AHEAD if when_ms is None else when_ms
+        if stream.due_ms is not None:
+            when_ms = min(when_ms, stream.due_ms)
+        when_ms, stream.wake_ms = min(when_ms, stream.wake_ms), FAR_AHEAD
+        if when_ms < FAR_AHEAD and when_ms != stream.due_ms:
+            stream.due_ms = when_ms
+            heapq.heappush(self._due, (when_ms, stream.name))
+
+    def _watch(self, stream: StreamWindows, at_ms: int) -> None:
+        stream.quiet_at_ms = at_ms
+        heapq.heappush(self._quiet, (at_ms, stream.name))
 
     # -- what the store knows ----------------------------------------------------------------------------------------
 
@@ -180,17 +177,20 @@ class PartitionWindows:
         says so). `stored`: all stored windows from there on, and those among `looked_up`, the pane starts asked for.
         A stored window that holds a record before our resume offset was final as well: its records were released.
         """
-        state = self._streams.setdefault(stream, _Stream(stream, None))
+        state = self._streams.get(stream) or self._begin(stream)
         windows = {window.start_ms: window for window in stored}
         sealed = max(
-            state.sealed_before_ms or _LONG_AGO,
-            sealed_before_ms if sealed_before_ms is not None else _LONG_AGO,
+            LONG_AGO if state.sealed_before_ms is None else state.sealed_before_ms,
+            LONG_AGO if sealed_before_ms is None else sealed_before_ms,
+            self._forgotten.pop(stream, LONG_AGO),
             *(
                 window.start_ms + self.config.hop_ms
                 for window in windows.values()
                 if any(m and min(m) < resume for m, resume in zip(window.members, self._resume, strict=True))
             ),
         )
+        if len(state.stored) > _LOOKUPS_KEPT:
+            state.stored = {start: known for start, known in state.stored.items() if start >= sealed}
         state.stored.update(dict.fromkeys(looked_up))
         state.stored.update(windows)
         state.sealed_before_ms = sealed
@@ -199,7 +199,16 @@ class PartitionWindows:
         """Windows of the stream that start before this were final before this operator began."""
         state = self._streams.get(stream)
         sealed = state.sealed_before_ms if state is not None else None
-        return sealed if sealed is not None and sealed > _LONG_AGO else None
+        return sealed if sealed is not None and sealed > LONG_AGO else None
+
+    def forget(self, stream: str) -> bool:
+        """Drop a silent stream with nothing open. Allowed when its last windows are stored: it is looked up again."""
+        state = self._streams.get(stream)
+        if state is None or not state.silent or not state.is_empty or state.sealed_before_ms is None:
+            return False
+        del self._streams[stream]
+        self._forgotten[stream] = max(state.final_before_ms, state.sealed_before_ms)
+        return True
 
     # -- time ----------------------------------------------------------------------------------------------------
 
@@ -211,7 +220,6 @@ class PartitionWindows:
         """
         self._idle_clock_ms = max(self._idle_clock_ms, idle_clock_ms)
         self._idle = list(idle)
-        self._ticked = True
 
     def ahead(self) -> list[bool]:
         """Which modalities run more than `max_drift` ahead of the slowest that is not idle, and should be paused."""
@@ -219,14 +227,14 @@ class PartitionWindows:
         if first is None:
             return [False] * len(MODALITIES)
         reads = zip(self._read_ms, self._idle, strict=True)
-        busy = [read if read > _LONG_AGO else first for read, idle in reads if not idle]
+        busy = [read if read > LONG_AGO else first for read, idle in reads if not idle]
         slowest = min(busy, default=max(self._read_ms))
         return [read - slowest > self.config.max_drift_ms for read in self._read_ms]
 
     def watermark_delay_ms(self) -> int | None:
         """How far the inputs' watermark is behind the newest event read; None while some input holds everything."""
         inputs, newest = self._inputs_ms(), max(self._read_ms)
-        if inputs <= _LONG_AGO or newest == _LONG_AGO:
+        if inputs <= LONG_AGO or newest == LONG_AGO:
             return None
         return max(0, newest - inputs)
 
@@ -234,13 +242,19 @@ class PartitionWindows:
     def open_panes(self) -> int:
         return sum(len(s.open) for s in self._streams.values())
 
-    def advance(self) -> list[Output]:
-        """Everything that follows from what was pushed and ticked, in the order it must be worked on."""
-        self._fire_due()
-        if self._ticked:
-            self._ticked = False
-            self._flush_silent()
-        self._close_final()
+    @property
+    def streams(self) -> int:
+        """Streams that are held in memory."""
+        return len(self._streams)
+
+    def advance(self, at_most: int = FAR_AHEAD) -> list[Output]:
+        """What follows from what was pushed and ticked, in the order it must be worked on.
+
+        Once there are `at_most` outputs or more, the rest is left for the next call.
+        """
+        inputs = self._passed_ms = self._inputs_ms()
+        self._move_due(inputs, at_most)
+        self._close_quiet(at_most)
         out, self._out = self._out, []
         return out
 
@@ -252,123 +266,50 @@ class PartitionWindows:
                 for read, disorder, idle in zip(self._read_ms, self.config.disorder_ms, self._idle, strict=True)
                 if not idle
             ),
-            default=_FAR_AHEAD,
+            default=FAR_AHEAD,
         )
 
-    def _fire_due(self) -> None:
-        inputs, due = self._inputs_ms(), self._due
-        waiting: list[tuple[int, str]] = []
-        while due and due[0][0] <= inputs:
-            entry = heapq.heappop(due)
-            end, name = entry
-            stream = self._streams[name]
-            if stream.next_end_ms != end:
+    def _move_due(self, inputs: int, at_most: int) -> None:
+        due, streams, out = self._due, self._streams, self._out
+        while due and due[0][0] <= inputs and len(out) < at_most:
+            when, name = heapq.heappop(due)
+            stream = streams.get(name)
+            if stream is None or stream.due_ms != when:
                 continue  # an earlier entry took its place
-            stream.watermark_ms = max(stream.watermark_ms, min(stream.newest_ms, inputs))
-            if end > stream.watermark_ms:
-                waiting.append(entry)
-            else:
-                self._fire_through(stream, stream.watermark_ms)
-        for entry in waiting:
-            heapq.heappush(due, entry)
+            stream.move_to(min(stream.newest_ms, inputs), out.append)
+            self._reschedule(stream)
 
-    def _fire_through(self, stream: _Stream, end_ms: int) -> None:
-        """Fire every window that ends by `end_ms` and is new or has something new, in order of its end."""
-        size, hop = self.config.size_ms, self.config.hop_ms
-        starts: set[int] = set()
-        for pane_start in [s for s in stream.open if s + hop <= end_ms]:
-            stream.fired[pane_start] = stream.open.pop(pane_start)
-            stream.touched.add(pane_start)
-        for pane_start in [s for s in stream.touched if s + hop <= end_ms]:
-            stream.touched.remove(pane_start)
-            changed, repeats = stream.fired[pane_start].tidy()
-            if changed:
-                starts.update(range(pane_start + hop - size, pane_start + hop, hop))
-            elif repeats:
-                starts.add(pane_start)  # the home window tells of repeats
-        if size > hop:  # a pane that fired before may belong to windows that end only now
-            for pane_start in stream.fired:
-                holders = range(pane_start + hop - size, pane_start + hop, hop)
-                starts.update(s for s in holders if s not in stream.firings)
-        # windows that are final already are left alone
-        final = max(stream.final_before_ms, stream.sealed_before_ms or _LONG_AGO)
-        starts = {s for s in starts if s >= final}
-        for start in sorted(starts):
-            if start + size <= end_ms:
-                self._fire(stream, start)
-        pending = [s + hop for s in (*stream.open, *stream.touched)]
-        pending += [s + size for s in starts if s not in stream.firings]
-        stream.next_end_ms = None
-        if pending:
-            self._schedule(stream, min(pending))
-
-    def _fire(self, stream: _Stream, start: int) -> None:
-        size, hop, fired = self.config.size_ms, self.config.hop_ms, stream.fired
-        firing = stream.firings.get(start, -1) + 1
-        stream.firings[start] = firing
-        home = fired.get(start)
-        # copies: a late event sorts into its pane while the window is on its way
-        if size == hop and home is not None:
-            contents = [list(events) for events in home.events]
+    def _reschedule(self, stream: StreamWindows) -> None:
+        """Back into the heap if the stream waits for the inputs; if it waits for its own clock, `push` will tell."""
+        stream.due_ms, stream.wake_ms = None, FAR_AHEAD
+        when = stream.next_ms()
+        if when is not None and when > stream.newest_ms:
+            stream.wake_ms = when
         else:
-            panes = [fired[s] for s in range(start, start + size, hop) if s in fired]
-            contents = [[e for pane in panes for e in pane.events[m]] for m in range(len(MODALITIES))]
-        self._out.append(
-            Fired(
-                stream.name,
-                start,
-                start + size,
-                firing,
-                contents[0],
-                contents[1],
-                contents[2],
-                home.counts if home else (0, 0, 0),
-                home.duplicates if home else 0,
-                home.origins() if home else ((), (), ()),
-                stream.stored.get(start),
-            )
-        )
+            self._schedule(stream, when)
 
-    def _flush_silent(self) -> None:
+    def _close_quiet(self, at_most: int) -> None:
         """Close the windows of streams that were not heard for `idle_timeout` on the idle clock."""
-        now, config = self._idle_clock_ms, self.config
-        for stream in self._streams.values():
-            quiet_ms = now - stream.heard_at_ms
-            if quiet_ms < config.idle_timeout_ms or not (stream.open or stream.fired):
+        now, config, quiet, out = self._idle_clock_ms, self.config, self._quiet, self._out
+        while quiet and quiet[0][0] <= now and len(out) < at_most:
+            at_ms, name = heapq.heappop(quiet)
+            stream = self._streams.get(name)
+            if stream is None or stream.quiet_at_ms != at_ms:
                 continue
-            last = max((*stream.open, *stream.fired))
-            if stream.open or stream.touched:
-                self._fire_through(stream, last + config.size_ms)
-            if not stream.silent:
-                stream.silent = True
-                self._out.append(Silent(stream.name, stream.newest_ms, True))
-            if quiet_ms >= config.idle_timeout_ms + config.allowed_lateness_ms:
-                for start in sorted(stream.fired):
-                    self._close(stream, start)
-
-    def _close_final(self) -> None:
-        """Release the panes whose home window is final."""
-        closing, inputs = self._closing, self._inputs_ms()
-        reach = min(inputs, max(self._read_ms))  # no stream's watermark is past this
-        waiting: list[tuple[int, str]] = []
-        while closing and closing[0][0] <= reach:
-            entry = heapq.heappop(closing)
-            final_at, name = entry
-            stream = self._streams[name]
-            stream.watermark_ms = max(stream.watermark_ms, min(stream.newest_ms, inputs))
-            if stream.watermark_ms < final_at:
-                waiting.append(entry)
+            quiet_ms = now - stream.heard_at_ms
+            if stream.is_empty:
+                stream.quiet_at_ms = None
+            elif quiet_ms < config.idle_timeout_ms:
+                self._watch(stream, stream.heard_at_ms + config.idle_timeout_ms)
             else:
-                self._close(stream, final_at - self.config.size_ms - self.config.allowed_lateness_ms)
-        for entry in waiting:
-            heapq.heappush(closing, entry)
-
-    def _close(self, stream: _Stream, start: int) -> None:
-        stream.final_before_ms = max(stream.final_before_ms, start + self.config.hop_ms)
-        pane = stream.fired.pop(start, None)
-        stream.touched.discard(start)
-        stream.stored.pop(start, None)
-        for window in [w for w in stream.firings if w < stream.final_before_ms]:
-            del stream.firings[window]
-        if pane is not None:
-            self._out.append(Finished(stream.name, start, pane.origins()))
+                stream.fall_silent(out.append)
+                if not stream.silent:
+                    stream.silent = True
+                    out.append(Silent(name, stream.newest_ms, True))
+                if quiet_ms >= config.idle_timeout_ms + config.allowed_lateness_ms:
+                    stream.close_all(out.append)
+                    stream.quiet_at_ms = None
+                else:
+                    close_at_ms = stream.heard_at_ms + config.idle_timeout_ms + config.allowed_lateness_ms
+                    self._watch(stream, close_at_ms)
+                self._reschedule(stream)
