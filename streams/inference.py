@@ -45,7 +45,7 @@ class Work:
     known: Known | None
     fate: str = "new"  # new | revised | recounted | known
     vectors: WindowVectors | None = None
-    payload: Mapping[str, Any] = field(default_factory=dict)
+    payload: dict[str, Any] = field(default_factory=dict)
     bank_before: frozenset[int] = frozenset()
     bank_after: frozenset[int] = frozenset()
 
@@ -200,7 +200,7 @@ class Inference:
         counted = bookkeeping(work.window, self._origin, work.memory.sealed_before_ms)
         same = all(payload[key] == counted[key] for key in ("home", "duplicates", "members", "origin"))
         work.fate = "known" if same else "recounted"
-        work.payload = payload if same else dict(payload) | counted
+        work.payload = dict(payload) if same else dict(payload) | counted
         known = Known(work.known.revision, work.known.content_hash, work.payload)
         work.memory.known[work.window.start_ms] = known
         self._follow(work.memory, known, work.window.start_ms)
@@ -243,7 +243,8 @@ class Inference:
 
     def _score(self, work: Work, vectors: WindowVectors) -> None:
         window, memory = work.window, work.memory
-        known = memory.known.get(window.start_ms) or work.known
+        # the window may have fired before in this very batch
+        known = work.known = memory.known.get(window.start_ms) or work.known
         detector = memory.detector
         assert detector is not None
         if known is not None and known.content_hash == work.content_hash:
@@ -261,7 +262,7 @@ class Inference:
             channels=channel_stats(window.readings),
         )
         in_order = known is None and (memory.last_start_ms is None or window.start_ms > memory.last_start_ms)
-        drift: Mapping[str, Any] | None = None
+        drift: str | None = None
         if in_order:
             work.bank_before = frozenset(detector.bank_starts(detector.state))
             verdict = detector.observe(observation)
@@ -289,6 +290,10 @@ class Inference:
         if known is not None:  # what the first firing said of incidents stands, and is said again after a crash
             kept = ("incident", "incident_step", "steps", "bank")
             work.payload = dict(work.payload) | {k: known.payload[k] for k in kept if k in known.payload}
+        elif window.start_ms in work.bank_after:
+            work.payload["bank"] = True
+        if in_order:
+            memory.chain = work.payload
         memory.known[window.start_ms] = Known(revision, work.content_hash, work.payload)
 
     # -- after inference -----------------------------------------------------------------------------------------
@@ -333,7 +338,11 @@ class Inference:
 
     async def _flag_bank(self, work: Work) -> None:
         """Retention spares the windows that a stream's reference bank is made of."""
-        for starts, flag in ((work.bank_after - work.bank_before, True), (work.bank_before - work.bank_after, False)):
+        own = {work.window.start_ms}  # written with its flag
+        for starts, flag in (
+            (work.bank_after - work.bank_before - own, True),
+            (work.bank_before - work.bank_after, False),
+        ):
             for start in sorted(starts):
                 await self._store.set_payload(self._restorer.window_id(work.window.stream, start), {"bank": flag})
 
@@ -347,8 +356,9 @@ class Inference:
                     sends.create_task(self._announcer.window(work.id, work.payload))
                     self._count(work)
         for work in works:
-            if work.fate in ("new", "known"):
-                await self._announcer.incidents(work.payload["steps"], again=work.fate == "known")
+            # said before a restart, perhaps: whoever died between store and topic did not get to say it
+            if work.window.firing == 0 and work.fate != "failed":
+                await self._announcer.incidents(work.payload["steps"], again=work.fate != "new")
 
     def _count(self, work: Work) -> None:
         before: Mapping[str, Any] = work.known.payload if work.known is not None else {"home": {}, "duplicates": 0}
@@ -368,8 +378,9 @@ class Inference:
         if memory is not None:
             sealed = output.start_ms + partition.config.hop_ms
             memory.sealed_before_ms = max(sealed, memory.sealed_before_ms or sealed)
-            for start in [start for start in memory.known if start < memory.sealed_before_ms]:
-                del memory.known[start]
+            for start in list(memory.known):  # a copy: the executor may be adding to it
+                if start < memory.sealed_before_ms:
+                    del memory.known[start]
 
 
 def _named(vectors: WindowVectors) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:

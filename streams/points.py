@@ -95,7 +95,7 @@ def payload_of(
     model: str,
     verdict: Verdict,
     attention: Mapping[str, float],
-    drift: Mapping[str, Any] | None,
+    drift: str | None,
     origin: str,
     sealed_before_ms: int | None,
 ) -> dict[str, Any]:
