@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,8 @@ class RemoteQueries:
 
 @contextlib.asynccontextmanager
 async def open_queries(settings: Settings) -> AsyncIterator[Queries]:
-    """Whoever can answer: a live worker on this state folder, else the store itself."""
-    url = worker_url(settings.state)
+    """Whoever can answer: a live worker on this state folder that works on this store, else the store itself."""
+    url = worker_url(settings.state, settings.store_url)
     if url is not None:
         async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_S, trust_env=False) as http:
             try:
@@ -84,14 +85,28 @@ async def open_queries(settings: Settings) -> AsyncIterator[Queries]:
             yield StoreQueries(store, lambda: _load_model(settings, serving))
 
 
-def worker_url(state: Path) -> str | None:
-    """Address of the worker that runs on a state folder, or None."""
+def worker_url(state: Path, store_url: str | None = None) -> str | None:
+    """Address of the worker that runs on a state folder (and on that store, if one is named), or None."""
     try:
         note = json.loads((state / "worker.json").read_text())
-        os.kill(int(note["pid"]), 0)
+        url, pid, store = str(note["url"]), int(note["pid"]), str(note["store"])
+        os.kill(pid, 0)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return str(note["url"])
+    if store_url is not None and _place(store_url) != _place(store):
+        return None
+    host, _, port = url.removeprefix("http://").rpartition(":")
+    try:  # a process that was killed leaves its note, and its number goes to another one
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError:
+        return None
+    return url
+
+
+def _place(store_url: str) -> str:
+    if store_url.startswith("edge:"):
+        return f"edge:{Path(store_url.removeprefix('edge:')).resolve()}"
+    return store_url.rstrip("/")
 
 
 def _load_model(settings: Settings, version: str) -> WindowModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from collections.abc import Iterator
@@ -9,29 +10,39 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
-from streams.settings import Settings
+from streams.settings import Settings, SettingsError
 
 
 @dataclass(frozen=True, slots=True)
 class SettingRow:
-    """One setting: dotted name, value as text, origin, meaning."""
+    """One setting: dotted name, value as text (secrets as stars), origin, meaning, value."""
 
     name: str
     value: str
     origin: str
     meaning: str
+    raw: Any
 
 
-def settings_in_force(settings: Settings) -> list[SettingRow]:
-    """Every setting. Secrets are shown as stars."""
-    path = Path(os.environ.get("SENSORIUM_CONFIG", "sensorium.toml"))
-    in_file: dict[str, Any] = tomllib.loads(path.read_text()) if path.is_file() else {}
+def settings_in_force(settings: Settings, flags: frozenset[str] = frozenset()) -> list[SettingRow]:
+    """Every setting. Secrets are shown as stars. `flags`: names that were given on the command line."""
     return [
-        SettingRow(name, _shown(value), _origin(name, in_file, path), meaning)
+        SettingRow(name, _shown(value), f"--{name}" if name in flags else origin_of(name), meaning, value)
         for name, value, meaning in _flat(settings, "")
     ]
+
+
+def as_toml(row: SettingRow) -> str:
+    """Lines of a settings file: what it means, then what it is; what is unset or secret stands in a comment."""
+    meaning = f"# {row.meaning}\n" if row.meaning else ""
+    origin = "" if row.origin == "default" else f"  # {row.origin}"
+    if row.raw is None or isinstance(row.raw, SecretStr):
+        return f"{meaning}# {row.name} = {'(unset)' if row.raw is None else row.value}{origin}"
+    raw = [str(one) for one in row.raw] if isinstance(row.raw, tuple) else row.raw
+    plain = raw if isinstance(raw, (bool, int, float, list)) else str(raw)
+    return f"{meaning}{row.name} = {json.dumps(plain, ensure_ascii=False)}{origin}"
 
 
 def _flat(section: BaseModel, prefix: str) -> Iterator[tuple[str, Any, str]]:
@@ -51,19 +62,28 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
-def _origin(name: str, in_file: dict[str, Any], path: Path) -> str:
+def origin_of(name: str) -> str:
+    """The variable or file that a setting (dotted name) was given in, or `default`."""
     variable = "SENSORIUM_" + name.upper().replace(".", "__")
     if any(key.upper() == variable for key in os.environ):
         return variable
     parent = "SENSORIUM_" + name.split(".")[0].upper()
     if "." in name and parent in os.environ:
         return parent
-    here: Any = in_file
+    path = Path(os.environ.get("SENSORIUM_CONFIG", "sensorium.toml"))
+    here: Any = tomllib.loads(path.read_text()) if path.is_file() else {}
     for part in name.split("."):
         if not isinstance(here, dict) or part not in here:
             return "default"
         here = here[part]
     return str(path)
+
+
+def check(settings: Settings) -> None:
+    """Raises `SettingsError` with all problems, one a line."""
+    found = problems(settings)
+    if found:
+        raise SettingsError("\n".join(found))
 
 
 def problems(settings: Settings) -> list[str]:

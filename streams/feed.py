@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
 
-from streams.kafka_clients import new_producer
+from streams.kafka_clients import KafkaUnreachable, new_producer
 from streams.recording import Message
 from streams.settings import Settings
 from streams.simulator import Plant, plan_faults, write_recording
@@ -40,8 +41,12 @@ async def feed(
     )  # fmt: skip
     plant = Plant(streams, seed, faults)
     producer = new_producer(settings, bootstrap, linger_ms=10)
-    await producer.start()
     sent = 0
+    try:
+        await producer.start()
+    except KafkaError as error:
+        await producer.stop()
+        raise KafkaUnreachable(f"Kafka at {bootstrap} does not answer ({error}); see: sensorium doctor") from None
     try:
         for n, message in enumerate(plant.messages(start_ms, now_ms)):
             await _send(producer, settings, message)

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
-from typing import Any
+from typing import Any, Self
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
@@ -89,14 +90,34 @@ def new_consumer(settings: Settings, bootstrap: str, **options: Any) -> AIOKafka
 async def open_admin(settings: Settings, bootstrap: str) -> AIOKafkaAdminClient:
     """A connected admin client. Raises `KafkaUnreachable`."""
     admin = AIOKafkaAdminClient(**client_options(settings, bootstrap), request_timeout_ms=_REQUEST_TIMEOUT_MS)
-    try:
-        await admin.start()
-    except (KafkaError, OSError, ValueError) as error:
-        await admin.close()
-        raise KafkaUnreachable(
-            f"Kafka at {bootstrap} does not answer ({error}); check it with: sensorium doctor"
-        ) from None
+    with _LastWords() as heard:
+        try:
+            await admin.start()
+        except (KafkaError, OSError, ValueError) as error:
+            await admin.close()
+            named = f" --kafka {bootstrap}" if settings.kafka else ""
+            raise KafkaUnreachable(
+                f"Kafka at {bootstrap} does not answer ({heard.said or error}); check it with: sensorium doctor{named}"
+            ) from None
     return admin
+
+
+class _LastWords(logging.Handler):
+    """aiokafka logs why it could not connect, and raises that it could not."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.said = ""
+
+    def __enter__(self) -> Self:
+        logging.getLogger("aiokafka").addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("aiokafka").removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said = record.getMessage().splitlines()[0].removeprefix("Unable connect to ")
 
 
 async def cluster_id(settings: Settings, bootstrap: str) -> str:

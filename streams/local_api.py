@@ -151,8 +151,14 @@ async def serve(live: Live, settings: Settings) -> AsyncIterator[str]:
 def _write_note(path: Path, url: str, settings: Settings) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.tmp")
-    partial.write_text(json.dumps({"url": url, "pid": os.getpid(), "store": settings.store_url}) + "\n")
+    partial.write_text(json.dumps({"url": url, "pid": os.getpid(), "store": _absolute(settings.store_url)}) + "\n")
     partial.replace(path)
+
+
+def _absolute(store_url: str) -> str:
+    """As those see it who ask from another folder."""
+    folder = store_url.removeprefix("edge:")
+    return f"edge:{Path(folder).resolve()}" if folder != store_url else store_url
 
 
 def _remove_note(path: Path) -> None:

@@ -11,12 +11,22 @@ import structlog
 from streams.settings import Settings
 
 _TALKATIVE = ("aiokafka", "faust", "mode", "streams.transport", "httpx")  # much of little, at level info
+_LIBRARIES = ("aiokafka", "asyncio", "faust", "httpx", "mode", "uvicorn")
 _OWN_AFFAIR = ("aiokafka.consumer.group_coordinator",)  # tries again by itself; we tell when that does not help
 
 
-def configure_logs(settings: Settings) -> None:
-    """Route structlog and the standard library's loggers to one handler."""
+def configure_logs(settings: Settings, *, service: bool = True) -> None:
+    """Route structlog and the standard library's loggers to one handler.
+
+    A command that answers and ends (`service` false) says itself what went wrong: of the rest only warnings are
+    shown, and nothing of what libraries say to themselves, unless the level is `debug`.
+    """
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    quiet = not service and level > logging.DEBUG
+    for name in _LIBRARIES:
+        logging.getLogger(name).propagate = not quiet
+    if quiet:
+        level = max(level, logging.WARNING)
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

@@ -100,7 +100,7 @@ def label_table(score: LabelScore | dict[str, Any]) -> Table:
 
     told = score.to_json() if isinstance(score, LabelScore) else score
     table = Table("labels", "total", "found", "missed", "median delay", box=None)
-    for kind, row in [*sorted(told["by_kind"].items()), ("all", told)]:
+    for kind, row in [*sorted(told["by_kind"].items()), ("together", told)]:
         delay = row["median_delay_s"]
         shown = "-" if delay is None else f"{delay:.0f} s"
         table.add_row(kind, str(row["total"]), str(row["found"]), str(row["missed"]), shown)

@@ -25,9 +25,9 @@ class Section(BaseModel):
 class PerModality(Section):
     """One value for each modality."""
 
-    sensor: int
-    audio: int
-    caption: int
+    sensor: int = Field(description="how far out of order readings may arrive (ms)")
+    audio: int = Field(description="how far out of order clips may arrive (ms)")
+    caption: int = Field(description="how far out of order captions may arrive (ms)")
 
 
 class WindowSettings(Section):
@@ -55,24 +55,26 @@ class WindowSettings(Section):
 class KafkaSecurity(Section):
     """TLS and SASL towards a cluster that is not ours; passed through to every client."""
 
-    protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    ca_file: Path | None = None
-    cert_file: Path | None = None
-    key_file: Path | None = None
-    key_password: SecretStr | None = None
-    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
-    username: str | None = None
-    password: SecretStr | None = None
+    protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="TLS (SSL), user and password (SASL), both or none"
+    )
+    ca_file: Path | None = Field(None, description="certificates to trust (PEM); unset: those of the system")
+    cert_file: Path | None = Field(None, description="our certificate (PEM), where brokers ask for one")
+    key_file: Path | None = Field(None, description="its key (PEM)")
+    key_password: SecretStr | None = Field(None, description="password of the key")
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field("PLAIN", description="SASL mechanism")
+    username: str | None = Field(None, description="SASL user")
+    password: SecretStr | None = Field(None, description="SASL password")
 
 
 class AudioSettings(Section):
     """Limits on clips before and while they are decoded."""
 
     max_bytes: int = Field(10_485_760, description="largest encoded clip")
-    max_seconds: float = Field(60.0, gt=0)
-    max_channels: int = Field(2, ge=1)
-    min_rate_hz: int = 8_000
-    max_rate_hz: int = 96_000
+    max_seconds: float = Field(60.0, gt=0, description="longest clip")
+    max_channels: int = Field(2, ge=1, description="most channels of a clip")
+    min_rate_hz: int = Field(8_000, description="lowest sampling rate")
+    max_rate_hz: int = Field(96_000, description="highest sampling rate")
     decode_timeout_s: float = Field(5.0, gt=0, description="wall time one clip may take in the decoder child")
     claim_roots: tuple[Path, ...] = Field((), description="folders that claim checks (file URIs) may point into")
 
@@ -81,7 +83,7 @@ class DriftSettings(Section):
     """When a stream raises an incident."""
 
     false_incidents_per_week: float = Field(1.0, gt=0, le=1000, description="tolerated false incidents per stream")
-    seed: int = 0
+    seed: int = Field(0, description="of what little chance there is in the detector")
 
 
 class Settings(BaseSettings):
@@ -95,16 +97,19 @@ class Settings(BaseSettings):
     kafka: str | None = Field(None, description="bootstrap servers host:port[,...]; unset: the embedded Kafka")
     store: str | None = Field(None, description="edge:DIR or http://host:6333; unset: edge:<state>/store")
     store_grpc_port: int = Field(6334, description="gRPC port of a Qdrant server")
-    store_api_key: SecretStr | None = None
-    store_shards: int = Field(1, ge=1)
-    store_replicas: int = Field(1, ge=1)
+    store_api_key: SecretStr | None = Field(None, description="API key of a Qdrant server")
+    store_shards: int = Field(1, ge=1, description="shards of the collection when we create it")
+    store_replicas: int = Field(1, ge=1, description="replicas of each shard when we create it")
     retention_days: float | None = Field(None, gt=0, description="older windows (event time) are deleted; unset: kept")
     model: Path | None = Field(None, description="model folder; unset: the weights that ship with the package")
-    collection: str = "windows"
+    collection: str = Field("windows", description="name of the collection, or the first part of its name")
     topic_prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="put before every topic name")
     group: str = Field("sensorium", description="consumer group, shared by the workers of one installation")
     partitions: int = Field(4, ge=1, le=1024, description="partitions of each topic when we create it")
-    replication: int = Field(1, ge=1)
+    replication: int = Field(1, ge=1, description="replicas of each topic when we create it")
+    topic_retention_hours: float | None = Field(
+        None, gt=0, description="how long input and window topics that we create are kept; unset: as the cluster does"
+    )
     security: KafkaSecurity = KafkaSecurity()
     window: WindowSettings = WindowSettings()
     audio: AudioSettings = AudioSettings()
@@ -114,11 +119,11 @@ class Settings(BaseSettings):
     broker_port: int = Field(0, ge=0, le=65535, description="port of the embedded Kafka; 0: any, then kept")
     batch_windows: int = Field(32, ge=1, le=256, description="most windows in one inference batch")
     batch_wait_ms: int = Field(20, ge=0, description="how long an inference batch waits for company")
-    torch_threads: int = Field(1, ge=1)
+    torch_threads: int = Field(1, ge=1, description="threads of the model in one worker; more is slower on few cores")
     session_timeout_s: float = Field(10.0, ge=6, description="after this silence a dead worker's partitions move on")
     max_record_bytes: int = Field(67_108_864, description="largest Kafka record we create topics for")
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["console", "json"] = "console"
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+    log_format: Literal["console", "json"] = Field("console", description="for people, or one JSON object a line")
 
     @field_validator("store")
     @classmethod
@@ -136,8 +141,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        path = Path(os.environ.get("SENSORIUM_CONFIG", "sensorium.toml"))
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=path)
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=_settings_file())
 
     @property
     def store_url(self) -> str:
@@ -155,14 +159,35 @@ def load_settings(**overrides: Any) -> Settings:
     """
     from pydantic import ValidationError
 
+    from streams.config_report import origin_of
+
     try:
         return Settings(**{k: v for k, v in overrides.items() if v is not None})
     except ValidationError as error:
         lines = []
         for problem in error.errors():
             where = ".".join(str(part) for part in problem["loc"])
-            lines.append(f"setting {where or '(all)'}: {problem['msg'].removeprefix('Value error, ')}")
-        lines.append("see every setting and its origin with: sensorium config show")
+            said = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+            if problem["type"] == "extra_forbidden":
+                said = "there is no such setting; all of them are in the README, under Configuration"
+            given = f"--{where}" if overrides.get(where) is not None else origin_of(where)
+            origin = "" if given == "default" else f" (from {given})"
+            lines.append(f"setting {where}{origin}: {said}" if where else said)
         raise SettingsError("\n".join(lines)) from None
+    except SettingsError:
+        raise
     except (OSError, ValueError) as error:
-        raise SettingsError(f"cannot read the settings file: {error}") from None
+        if "EnvSettingsSource" in str(error):  # a table given whole must be JSON
+            name = str(error).split('"')[1]
+            raise SettingsError(
+                f"SENSORIUM_{name.upper()} is not JSON; set one field of it, as in SENSORIUM_WINDOW__SIZE_MS=5000"
+            ) from None
+        raise SettingsError(f"cannot read the settings file {_settings_file()}: {error}") from None
+
+
+def _settings_file() -> Path:
+    """The settings file that counts. One that is named must be there; `sensorium.toml` need not."""
+    named = os.environ.get("SENSORIUM_CONFIG")
+    if named is not None and not Path(named).is_file():
+        raise SettingsError(f"SENSORIUM_CONFIG={named}: no such file; write it with: sensorium config show > {named}")
+    return Path(named or "sensorium.toml")

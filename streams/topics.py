@@ -83,7 +83,7 @@ async def create_topics(settings: Settings, bootstrap: str) -> list[str]:
             state.full_name,
             settings.partitions,
             settings.replication,
-            topic_configs=dict(state.spec.config) | largest,
+            topic_configs=(dict(state.spec.config) or _retention(settings)) | largest,
         )
         for state in missing
     ]
@@ -98,6 +98,15 @@ async def create_topics(settings: Settings, bootstrap: str) -> list[str]:
     finally:
         await admin.close()
     return [state.full_name for state in missing]
+
+
+def _retention(settings: Settings) -> dict[str, str]:
+    """For topics that may forget. Kafka deletes whole segments, so that they must be short as well."""
+    hours = settings.topic_retention_hours
+    if hours is None:
+        return {}
+    kept_ms = int(hours * 3_600_000)
+    return {"retention.ms": str(kept_ms), "segment.ms": str(max(60_000, kept_ms // 4))}
 
 
 def check_topics(states: Sequence[TopicState]) -> None:

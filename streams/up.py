@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -95,18 +96,32 @@ def _import_models() -> None:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[asyncio.Event]:
-    """An event that SIGINT and SIGTERM set; a second signal ends the process at once, as usual."""
+    """An event that SIGINT, SIGTERM and a closed terminal set; a second signal ends the process at once, as usual."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
+    names = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
+        names.append(signal.SIGHUP)
 
     def ask(name: Any) -> None:
         stop.set()
-        loop.remove_signal_handler(name)
+        if name == signal.SIGHUP:
+            _let_go_of_the_terminal()
+        else:
+            loop.remove_signal_handler(name)
 
-    for name in (signal.SIGINT, signal.SIGTERM):
+    for name in names:
         loop.add_signal_handler(name, ask, name)
     try:
         yield stop
     finally:
-        for name in (signal.SIGINT, signal.SIGTERM):
+        for name in names:
             loop.remove_signal_handler(name)
+
+
+def _let_go_of_the_terminal() -> None:
+    """What is still said on the way out would fail, for nobody is there to read it."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(nowhere, descriptor)
+    os.close(nowhere)

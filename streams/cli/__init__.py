@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 # before numpy is imported: a second BLAS thread takes several times the CPU for the small products here
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
@@ -11,8 +12,8 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
 
 import typer  # noqa: E402
 
-from streams.cli import ask, data, model, operate, run  # noqa: E402
-from streams.cli.common import EXPECTED, fail  # noqa: E402
+from streams.cli import ask, data, letters, model, operate, run  # noqa: E402
+from streams.cli.common import EXPECTED, CommandError, examples, fail  # noqa: E402
 
 app = typer.Typer(
     name="sensorium",
@@ -22,20 +23,50 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=examples(
+        "sensorium demo                      everything at once, with a simulated plant",
+        "sensorium simulate --out plant      make a recording of that plant ...",
+        "sensorium replay plant              ... play it, and account for every event",
+        "sensorium incidents                 what went wrong in it, and why",
+        "sensorium search --text 'grinding'  moments like these words",
+        "sensorium doctor                    what is missing on this machine",
+    ),
 )
 run.register(app)
 data.register(app)
 ask.register(app)
 operate.register(app)
+letters.register(app)
 model.register(app)
 
 
 def main() -> None:
     """Entry point."""
+    usage_error: type[Exception] = typer.BadParameter.__mro__[1]  # UsageError, which typer does not export
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except EXPECTED as error:
+        if isinstance(error, BrokenPipeError):
+            _end_quietly()
         fail(error)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has seen enough
-        sys.exit(0)
+    except usage_error as error:
+        fail(_one_line(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _one_line(error: Any) -> CommandError:
+    """A wrong option or argument, with the help that shows the right ones."""
+    context = error.ctx
+    if type(error).__name__ == "NoArgsIsHelpError":
+        sys.stdout.write(error.format_message() + "\n")
+        sys.exit(2)
+    command = "sensorium" if context is None else context.command_path
+    said = " ".join(error.format_message().split()).rstrip(".")
+    return CommandError(f"{said}; see: {command} --help")
+
+
+def _end_quietly() -> None:
+    """The reader of our output has seen enough."""
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the interpreter's last flush
+    sys.exit(0)

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
-from rich.table import Table
 
 from streams.cli.common import (
     CommandError,
@@ -20,38 +19,67 @@ from streams.cli.common import (
     ToOption,
     clock,
     console,
-    parse_time,
+    examples,
+    lasted,
+    parse_range,
     print_json,
+    print_table,
     run_async,
+    say,
     settings_of,
 )
 from streams.store.base import Filter
 
 
 def register(app: typer.Typer) -> None:
-    app.command()(search)
-    app.command()(streams)
-    app.command()(incidents)
-    app.command()(export)
+    app.command(
+        short_help="Find moments like a text, a sound or a moment.",
+        epilog=examples(
+            "sensorium search --text 'grinding noise at the pump'",
+            "sensorium search --text leak --stream cooling-loop --from 2026-01-01T00:10:00Z",
+            "sensorium search --audio knocking.wav --limit 3",
+            "sensorium search --window 70ac4cd7-8dfb-5a1e-9f0c-2f6f8c1f0a11 --json",
+        ),
+    )(search)
+    app.command(short_help="List every stream and how it is.", epilog=examples("sensorium streams"))(streams)
+    app.command(
+        short_help="List incidents with their reasons.",
+        epilog=examples(
+            "sensorium incidents",
+            "sensorium incidents --stream feed-pump --from 2026-01-01T00:00:00Z --json",
+            "sensorium incidents --against plant/labels.csv   # found, missed, false",
+        ),
+    )(incidents)
+    app.command(
+        short_help="Write all stored windows as JSON lines.",
+        epilog=examples("sensorium export --out windows.jsonl", "sensorium export --out - | head -3"),
+    )(export)
 
 
 def search(
-    text: Annotated[str | None, typer.Option("--text", help="Words: 'grinding noise at the pump'.")] = None,
-    audio: Annotated[Path | None, typer.Option("--audio", help="A sound file (WAV, FLAC, OGG).")] = None,
-    window: Annotated[str | None, typer.Option("--window", help="The id of a stored moment.")] = None,
+    text: Annotated[str | None, typer.Option("--text", metavar="WORDS", help="What it was like, in words.")] = None,
+    audio: Annotated[
+        Path | None, typer.Option("--audio", metavar="FILE", help="What it sounded like: WAV, FLAC or OGG.")
+    ] = None,
+    window: Annotated[str | None, typer.Option("--window", metavar="ID", help="The id of a stored moment.")] = None,
     stream: StreamOption = None,
     from_: FromOption = None,
     to: ToOption = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 10,
+    limit: Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="At most so many.")] = 10,
     state: StateOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find moments like a text, a sound, or another moment."""
+    """Find moments like a text, a sound, or another moment; the most similar first.
+
+    "similar" is the cosine between what was asked and the moment: 1 is the same.
+    """
     if sum(given is not None for given in (text, audio, window)) != 1:
         raise CommandError("give one of --text, --audio or --window, as in: sensorium search --text 'grinding noise'")
+    start, end = parse_range(from_, to)
     settings = settings_of(state, None, store)
-    where = Filter(stream=stream, from_ms=parse_time(from_), to_ms=parse_time(to))
+    where = Filter(stream=stream, from_ms=start, to_ms=end)
+    encoded = audio.read_bytes() if audio is not None else None
 
     async def ask() -> list[dict[str, Any]]:
         from streams.client import open_queries
@@ -59,23 +87,40 @@ def search(
         async with open_queries(settings) as queries:
             if text is not None:
                 return await queries.search_text(text, where, limit)
-            if audio is not None:
-                return await queries.search_audio(audio.read_bytes(), where, limit)
+            if encoded is not None:
+                return await queries.search_audio(encoded, where, limit)
             return await queries.search_window(window or "", where, limit)
 
     rows = run_async(ask())
     if as_json:
         print_json(rows)
         return
-    table = Table("time", "stream", "similar", "status", "said", "window", box=None)
+    if not rows:
+        say(f"no moments{_of(where)}; what there is: sensorium streams")
+        return
+    cells = []
     for row in rows:
         said = "; ".join(row["captions"]) or "-"
-        table.add_row(clock(row["start"]), row["stream"], f"{row['similarity']:.3f}", row["status"], said, row["id"])
-    console.print(table)
+        cells.append((clock(row["start"]), row["stream"], f"{row['similarity']:.3f}", row["status"], said))
+    print_table(("time (UTC)", "stream", "similar", "status", "said"), cells, folded=4)
+    say(f"more like the first: sensorium search --window {rows[0]['id']}  (all ids: --json)", "dim")
+
+
+def _of(where: Filter) -> str:
+    """What was asked for, in words."""
+    said = f" of stream {where.stream}" if where.stream is not None else ""
+    if where.from_ms is not None:
+        said += f" from {clock(where.from_ms)}"
+    if where.to_ms is not None:
+        said += f" before {clock(where.to_ms)}"
+    return said
 
 
 def streams(state: StateOption = None, store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """List every stream: how many windows, when it was last heard, how it is."""
+    """List every stream: how many windows, when it was last heard, how it is.
+
+    A score of 1 is the line at which an alarm begins; "warming" streams are still learning what is normal.
+    """
     settings = settings_of(state, None, store)
 
     async def ask() -> list[dict[str, Any]]:
@@ -88,28 +133,35 @@ def streams(state: StateOption = None, store: StoreOption = None, as_json: JsonO
     if as_json:
         print_json(rows)
         return
-    table = Table("stream", "windows", "last window ends", "holds", "status", "score", "incident", box=None)
+    if not rows:
+        say("no windows are stored yet; send some events, or see: sensorium simulate --help")
+        return
+    names = ("stream", "windows", "last window ends", "status", "score", "holds")
+    cells = []
     for row in rows:
         score = "-" if row["score"] is None else f"{row['score']:.2f}"
-        holds = " ".join(row["modalities"])
-        table.add_row(
-            row["stream"], str(row["windows"]), clock(row["end"]), holds, row["status"], score, row["incident"] or "-"
+        status = row["status"] + ("" if row["incident"] is None else " (incident)")
+        cells.append(
+            (row["stream"], str(row["windows"]), clock(row["end"]), status, score, " ".join(row["modalities"]))
         )
-    console.print(table)
+    print_table(names, cells, folded=5)
 
 
 def incidents(
     stream: StreamOption = None,
     from_: FromOption = None,
     to: ToOption = None,
-    against: Annotated[Path | None, typer.Option("--against", help="A labels.csv to compare with.")] = None,
+    against: Annotated[
+        Path | None, typer.Option("--against", metavar="FILE", help="A labels.csv to compare with.")
+    ] = None,
     state: StateOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List incidents with their reasons; with --against, say what was found, missed and false."""
+    start, end = parse_range(from_, to)
     settings = settings_of(state, None, store)
-    where = Filter(stream=stream, from_ms=parse_time(from_), to_ms=parse_time(to))
+    where = Filter(stream=stream, from_ms=start, to_ms=end)
 
     async def ask() -> list[dict[str, Any]]:
         from streams.client import open_queries
@@ -117,37 +169,58 @@ def incidents(
         async with open_queries(settings) as queries:
             return await queries.incidents(where)
 
-    rows = run_async(ask())
-    score = None
+    labels = None
     if against is not None:
         from streams.recording import read_labels
+
+        labels = read_labels(against)
+    rows = run_async(ask())
+    score = None
+    if labels is not None:
         from streams.scoring import IncidentSpan, score_incidents
 
         spans = [
             IncidentSpan(row["id"], row["stream"], row["opened_ms"], row["onset_ms"], row["closed_ms"]) for row in rows
         ]
-        score = score_incidents(read_labels(against), spans)
+        score = score_incidents(labels, spans)
     if as_json:
         print_json(rows if score is None else {"incidents": rows, "labels": score.to_json()})
         return
-    table = Table("opened", "closed", "stream", "severity", "because", "incident", box=None)
     for row in rows:
-        times = (clock(row["opened_ms"]), clock(row["closed_ms"]))
-        table.add_row(*times, row["stream"], str(row["severity"]), row["text"], row["id"])
-    console.print(table)
+        _print_incident(row)
+    say(f"{len(rows)} incidents{_of(where)}")
     if score is not None:
         from streams.scoring import label_table
 
         console.print(label_table(score))
 
 
+def _print_incident(row: dict[str, Any]) -> None:
+    if row["closed_ms"] is None:
+        end = "still open"
+    else:
+        how = "closed" if row["steps"][-1]["kind"] == "closed" else "taken as the new normal"
+        end = f"{how} after {lasted(row['closed_ms'] - row['opened_ms'])}"
+    say(f"{clock(row['opened_ms'])}  {row['stream']}  severity {row['severity']}, {end}", "bold")
+    because = row["text"].removeprefix(row["stream"] + ": ")
+    console.print(f"  {because}", markup=False, soft_wrap=not console.is_terminal)
+    say(f"  incident {row['id']}", "dim")
+
+
 def export(
-    out: Annotated[Path, typer.Option("--out", help="File to write, one JSON object a line; - for standard output.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="One JSON object a line; - for standard output.")
+    ],
     state: StateOption = None,
     store: StoreOption = None,
 ) -> None:
-    """Write every stored window, sorted by id: what it holds, its score, and a hash of its vector."""
+    """Write every stored window, sorted by id: what it holds, its score, and a hash of its vector.
+
+    Two stores that hold the same windows give the same file, byte for byte.
+    """
     settings = settings_of(state, None, store)
+    if str(out) != "-" and not out.parent.is_dir():
+        raise CommandError(f"{out.parent} is not a folder; make it with: mkdir -p {out.parent}")
 
     async def ask() -> list[dict[str, Any]]:
         from streams.client import open_queries
@@ -163,4 +236,4 @@ def export(
     partial = out.with_name(out.name + ".tmp")
     partial.write_bytes(lines)
     partial.replace(out)
-    console.print(f"{len(rows)} windows written to {out}", soft_wrap=True)
+    say(f"{len(rows)} windows written to {out}")

@@ -1,22 +1,33 @@
-"""What every command shares: options, settings, output, and how errors end."""
+"""What every command shares: options, settings, output, and how errors end.
+
+Exit status: 0 done; 1 looked and found something wrong (`doctor`); 2 used wrongly; 3 settings or model that cannot be
+used; 4 something the command needs is away or taken (Kafka, store, port); 5 data that is not there or not usable;
+130 and 143 ended by Ctrl-C and SIGTERM.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
+from aiokafka.errors import KafkaError
 from rich.console import Console
+from rich.table import Table
 
+from models.errors import ModelError
 from streams.broker import BrokerError, JarError
 from streams.kafka_clients import KafkaUnreachable
 from streams.queries import QueryError
+from streams.recording import RecordingError
 from streams.settings import Settings, SettingsError, load_settings
 from streams.store.base import StoreError
 from streams.topics import TopicsError
@@ -26,67 +37,90 @@ T = TypeVar("T")
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
+USAGE, CONFIG, DEPENDENCY, DATA = 2, 3, 4, 5
+_PIPED_WIDTH = 10_000  # for a program or a file nothing is cut and nothing wrapped
+WIDE = 110  # columns of a terminal in which long tables fit
+
 
 class CommandError(Exception):
     """A command that cannot do what it was asked; one line, with what mends it."""
 
-
-def _model_error() -> type[Exception]:
-    from models.errors import ModelError
-
-    return ModelError
+    def __init__(self, said: str, code: int = USAGE) -> None:
+        super().__init__(said)
+        self.code = code
 
 
-def _recording_error() -> type[Exception]:
-    from streams.recording import RecordingError
-
-    return RecordingError
-
-
-EXPECTED: tuple[type[Exception], ...] = (
-    BrokerError,
-    CommandError,
-    JarError,
-    KafkaUnreachable,
-    QueryError,
-    SettingsError,
-    StoreError,
-    TopicsError,
-    VersionError,
-    _model_error(),
-    _recording_error(),
-    OSError,
+_CODES: tuple[tuple[type[Exception], int], ...] = (
+    (SettingsError, CONFIG),
+    (ModelError, CONFIG),
+    (BrokerError, DEPENDENCY),
+    (JarError, DEPENDENCY),
+    (KafkaUnreachable, DEPENDENCY),
+    (KafkaError, DEPENDENCY),
+    (StoreError, DEPENDENCY),
+    (TopicsError, DEPENDENCY),
+    (QueryError, DATA),
+    (RecordingError, DATA),
+    (VersionError, DATA),
 )
+EXPECTED: tuple[type[Exception], ...] = (CommandError, OSError, *(kind for kind, _ in _CODES))
 
 StateOption = Annotated[
-    Path | None, typer.Option("--state", help="Folder for the embedded Kafka's and store's data.", show_default=False)
+    Path | None,
+    typer.Option("--state", metavar="DIR", help="Folder of this installation's data; default: sensorium-state."),
 ]
 KafkaOption = Annotated[
     str | None,
-    typer.Option("--kafka", help="Bootstrap servers host:port[,...] of a cluster; default: the embedded Kafka."),
+    typer.Option("--kafka", metavar="HOST:PORT[,...]", help="A Kafka cluster; default: the embedded Kafka."),
 ]
 StoreOption = Annotated[
-    str | None, typer.Option("--store", help="edge:DIR or http://host:6333; default: embedded in the state folder.")
+    str | None,
+    typer.Option("--store", metavar="URL", help="edge:DIR or http://host:6333; default: edge:<state>/store."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
-StreamOption = Annotated[str | None, typer.Option("--stream", help="Only this stream.")]
-FromOption = Annotated[str | None, typer.Option("--from", help="Only moments from then on (RFC 3339 or epoch ms).")]
-ToOption = Annotated[str | None, typer.Option("--to", help="Only moments before then (RFC 3339 or epoch ms).")]
+StreamOption = Annotated[str | None, typer.Option("--stream", metavar="NAME", help="Only this stream.")]
+FromOption = Annotated[
+    str | None, typer.Option("--from", metavar="TIME", help="Only from then on: 2026-01-01T12:00:00Z or epoch ms.")
+]
+ToOption = Annotated[str | None, typer.Option("--to", metavar="TIME", help="Only before then.")]
 
 
-def settings_of(state: Path | None = None, kafka: str | None = None, store: str | None = None, **more: Any) -> Settings:
-    """Settings in force, with what was given on the command line on top; logs are set up by them."""
+def examples(*lines: str) -> str:
+    """What stands at the end of a command's help: lines that work as they are."""
+    return "\n".join(("\b", "Examples:", *(f"  {line}" for line in lines)))
+
+
+def settings_of(
+    state: Path | None = None, kafka: str | None = None, store: str | None = None, *, service: bool = False, **more: Any
+) -> Settings:
+    """Settings in force, with what was given on the command line on top; logs are set up by them.
+
+    `service`: whether the command runs until told to stop, and its log is what its operator reads.
+    """
     from streams.logs import configure_logs
 
     settings = load_settings(state=state, kafka=kafka, store=store, **more)
-    configure_logs(settings)
+    configure_logs(settings, service=service)
     return settings
 
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:
-    """Run a command's coroutine; an expected error inside a group of tasks is shown as itself."""
+    """Run a command's coroutine. SIGTERM and a closed terminal unwind it; an error in a group is shown as itself."""
+
+    async def unwinding() -> T:
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None
+        for name in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(name) != signal.SIG_IGN:  # nohup
+                loop.add_signal_handler(name, task.cancel)
+        return await work
+
     try:
-        return asyncio.run(work)
+        return asyncio.run(unwinding())
+    except asyncio.CancelledError:
+        with contextlib.suppress(OSError):
+            errors.print("ended before it was done")
+        raise typer.Exit(128 + signal.SIGTERM) from None
     except BaseExceptionGroup as group:
         leaf: BaseException = group
         while isinstance(leaf, BaseExceptionGroup):
@@ -94,15 +128,27 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
         raise leaf from None
 
 
+def exit_code(error: BaseException) -> int:
+    """The status that an expected error ends the process with."""
+    if isinstance(error, CommandError):
+        return error.code
+    for kind, code in _CODES:
+        if isinstance(error, kind):
+            return code
+    return DATA if isinstance(error, OSError) and error.filename is not None else DEPENDENCY
+
+
 def fail(error: BaseException) -> NoReturn:
-    """One clear line on standard error, status 1."""
+    """One clear line on standard error, and the status that says what kind of error it was."""
     said = str(error) or repr(error)
     if isinstance(error, OSError) and error.filename is not None:
         said = f"{error.filename}: {error.strerror}"
+    elif isinstance(error, KafkaError):
+        said = f"Kafka: {said}; check it with: sensorium doctor"
     errors.print(f"[bold red]error:[/] {_escaped(said)}", soft_wrap=True)
     if os.environ.get("SENSORIUM_TRACEBACK"):
         raise error
-    sys.exit(1)
+    sys.exit(exit_code(error))
 
 
 def _escaped(text: str) -> str:
@@ -116,19 +162,55 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
+def print_table(names: Sequence[str], rows: Sequence[Sequence[str]], *, folded: int | None = None) -> None:
+    """Columns; in a terminal the `folded` one wraps and the others are never broken. What is piped is never cut."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for n, name in enumerate(names):
+        table.add_column(name, no_wrap=n != folded, overflow="fold")
+    for row in rows:
+        table.add_row(*(_escaped(cell) for cell in row))
+    console.print(table, width=None if console.is_terminal else _PIPED_WIDTH)
+
+
+def say(text: str, style: str | None = None) -> None:
+    """A line as it is: no markup, not wrapped."""
+    console.print(text, style=style, markup=False, soft_wrap=True)
+
+
 def parse_time(text: str | None) -> int | None:
     """Epoch ms of `--from` and `--to`."""
     if text is None:
         return None
-    if text.isdigit():
+    if text.isascii() and text.isdigit():
         return int(text)
     try:
         moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError:
+        return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+    except (ValueError, OverflowError):
         raise CommandError(f"{text!r} is not a time; write 2026-01-01T12:00:00Z or epoch milliseconds") from None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def parse_range(from_: str | None, to: str | None) -> tuple[int | None, int | None]:
+    """Epoch ms of both, which must not be the wrong way round."""
+    start, end = parse_time(from_), parse_time(to)
+    if start is not None and end is not None and start >= end:
+        raise CommandError(f"--from {from_} is not before --to {to}; the moments between them would be none")
+    return start, end
 
 
 def clock(time_ms: int | None) -> str:
     """A time as people read it, UTC."""
-    return "-" if time_ms is None else datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    if time_ms is None:
+        return "-"
+    try:
+        return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):
+        return str(time_ms)
+
+
+def lasted(ms: int) -> str:
+    """A duration as people say it."""
+    seconds = round(ms / 1000)
+    if seconds < 120:
+        return f"{seconds} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

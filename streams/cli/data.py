@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from streams.cli.common import (
+    DEPENDENCY,
     CommandError,
     JsonOption,
     KafkaOption,
@@ -20,22 +21,38 @@ from streams.cli.common import (
     StoreOption,
     console,
     errors,
+    examples,
     print_json,
+    print_table,
     run_async,
+    say,
     settings_of,
 )
 from streams.settings import Settings
 
 
 def register(app: typer.Typer) -> None:
-    app.command()(replay)
-    app.command()(simulate)
+    app.command(
+        short_help="Play a recording, and account for it.",
+        epilog=examples(
+            "sensorium replay plant",
+            "sensorium replay plant --speed 60 --report report.json",
+            "sensorium replay plant --state plant-state --json",
+        ),
+    )(replay)
+    app.command(
+        short_help="Run a simulated plant, or record one.",
+        epilog=examples(
+            "sensorium simulate --out plant --seconds 1800   # a recording with labelled faults",
+            "sensorium simulate                              # into the Kafka of `sensorium up`, until Ctrl-C",
+        ),
+    )(simulate)
 
 
 def replay(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A recording: sensors/*.csv, audio.csv, captions.csv.")],
-    speed: Annotated[str, typer.Option(help="Event seconds per second, or max.")] = "max",
-    report: Annotated[Path | None, typer.Option(help="File for the account, as JSON.")] = None,
+    speed: Annotated[str, typer.Option(metavar="N|max", help="Event seconds per second.")] = "max",
+    report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the account there, as JSON.")] = None,
     state: StateOption = None,
     kafka: KafkaOption = None,
     store: StoreOption = None,
@@ -47,12 +64,9 @@ def replay(
     the replay takes.
     """
     settings = settings_of(state, kafka, store)
-    try:
-        pace = None if speed == "max" else float(speed)
-    except ValueError:
-        raise CommandError(f"--speed {speed}: write a number of event seconds per second, or max") from None
-    if pace is not None and pace <= 0:
-        raise CommandError("--speed must be larger than 0")
+    pace = _pace(speed)
+    if report is not None and not report.parent.is_dir():  # said now, not after an hour
+        raise CommandError(f"{report.parent} is not a folder; make it with: mkdir -p {report.parent}")
 
     async def play() -> dict[str, Any]:
         from streams.recording import Recording
@@ -65,13 +79,25 @@ def replay(
     try:
         account = run_async(play())
     except TimeoutError as error:
-        raise CommandError(str(error)) from None
+        raise CommandError(str(error), DEPENDENCY) from None
     if report is not None:
         report.write_text(json.dumps(account, indent=2) + "\n")
     if as_json:
         print_json(account)
     else:
         _print_account(account)
+
+
+def _pace(speed: str) -> float | None:
+    if speed == "max":
+        return None
+    try:
+        pace = float(speed)
+    except ValueError:
+        pace = math.nan
+    if not 0 < pace < math.inf:
+        raise CommandError(f"--speed {speed}: write event seconds per second, as in --speed 60, or: --speed max")
+    return pace
 
 
 @contextlib.asynccontextmanager
@@ -89,8 +115,9 @@ async def _service(settings: Settings) -> AsyncIterator[str]:
         yield bootstrap
         return
     if worker_url(settings.state) is not None:
-        raise CommandError(f"a worker runs on {settings.state}, but its Kafka does not answer; see: sensorium doctor")
-    errors.print(f"nothing runs on {settings.state}: running Kafka and a worker for this replay")
+        said = f"a worker runs on {settings.state}, but its Kafka does not answer; see: sensorium doctor"
+        raise CommandError(said, DEPENDENCY)
+    errors.print(f"nothing runs on {settings.state}: running Kafka and a worker for this replay", soft_wrap=True)
     stop = asyncio.Event()
     async with running_service(settings, stop) as service:
         body = asyncio.current_task()
@@ -109,11 +136,9 @@ async def _service(settings: Settings) -> AsyncIterator[str]:
 
 def _print_account(account: dict[str, Any]) -> None:
     events = account["events"]
-    table = Table("events", "", box=None)
-    for name in ("produced", "windowed", "duplicate", "late", "dead"):
-        table.add_row(name, str(events[name]))
-    console.print(table)
-    console.print(f"{account['windows']} windows, {account['incidents']} incidents, {account['seconds']:.1f} s")
+    names = ("produced", "windowed", "duplicate", "late", "dead")
+    print_table(("events", *names), [("", *(str(events[name]) for name in names))])
+    say(f"{account['windows']} windows, {account['incidents']} incidents, {account['seconds']:.1f} s")
     labels = account.get("labels")
     if labels is not None:
         from streams.scoring import label_table
@@ -122,11 +147,16 @@ def _print_account(account: dict[str, Any]) -> None:
 
 
 def simulate(
-    out: Annotated[Path | None, typer.Option(help="Write a recording into this folder instead of Kafka.")] = None,
-    streams: Annotated[int, typer.Option(min=1, max=6, help="How many machines.")] = 6,
-    seconds: Annotated[float | None, typer.Option(help="Event seconds to simulate; default: until Ctrl-C.")] = None,
-    speed: Annotated[float, typer.Option(min=0.01, help="Event seconds per second.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same plant.")] = 7,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write a recording into this folder instead of Kafka.")
+    ] = None,
+    streams: Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="How many machines.")] = 6,
+    seconds: Annotated[
+        float | None,
+        typer.Option(min=1, metavar="S", help="Event seconds; default: until Ctrl-C, and an hour in a recording."),
+    ] = None,
+    speed: Annotated[float, typer.Option(min=0.01, max=1000, metavar="N", help="Event seconds per second.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="The same seed gives the same plant.")] = 7,
     state: StateOption = None,
     kafka: KafkaOption = None,
 ) -> None:
@@ -138,17 +168,20 @@ def simulate(
         if out.exists():
             raise CommandError(f"{out} exists already; remove it or choose another folder")
         labels = record(out, streams=streams, seed=seed, seconds=3600.0 if seconds is None else seconds)
-        console.print(f"{out}: a recording with {labels} labelled faults; play it with: sensorium replay {out}")
+        say(f"{out}: a recording with {labels} labelled faults; play it with: sensorium replay {out}")
         return
 
     async def run() -> int:
         from streams.kafka_clients import find_bootstrap
+        from streams.topics import check_topics, describe_topics
         from streams.up import stop_on_signals
 
+        bootstrap = find_bootstrap(settings)
+        check_topics(await describe_topics(settings, bootstrap))
         with stop_on_signals() as stop:
-            return await feed(
-                settings, find_bootstrap(settings), stop, streams=streams, seed=seed, speed=speed, seconds=seconds
-            )
+            if seconds is None:
+                errors.print(f"the plant sends to {bootstrap}; Ctrl-C stops it", soft_wrap=True)
+            return await feed(settings, bootstrap, stop, streams=streams, seed=seed, speed=speed, seconds=seconds)
 
     sent = run_async(run())
-    console.print(f"{sent} events sent")
+    say(f"{sent} events sent")

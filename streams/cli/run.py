@@ -1,45 +1,96 @@
-"""Commands that run something until told to stop: up, worker, broker, demo."""
+"""Commands that run something until told to stop: demo, up, worker, broker."""
 
 from __future__ import annotations
 
-import asyncio
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from streams.cli.common import KafkaOption, StateOption, StoreOption, console, run_async, settings_of
+from streams.cli.common import (
+    CommandError,
+    KafkaOption,
+    StateOption,
+    StoreOption,
+    console,
+    examples,
+    run_async,
+    say,
+    settings_of,
+)
 
 
 def register(app: typer.Typer) -> None:
-    app.command()(up)
-    app.command()(worker)
-    app.command()(broker)
-    app.command()(demo)
+    app.command(
+        short_help="Everything at once, with a simulated plant.",
+        epilog=examples("sensorium demo", "sensorium demo --streams 3 --seconds 120", "sensorium demo --state kept"),
+    )(demo)
+    app.command(
+        short_help="Run Kafka, the store and a worker here.",
+        epilog=examples("sensorium up", "sensorium up --state /var/lib/sensorium"),
+    )(up)
+    app.command(
+        short_help="Run one worker on an existing Kafka.",
+        epilog=examples("sensorium worker --kafka kafka-1:9092,kafka-2:9092 --store http://qdrant:6333"),
+    )(worker)
+    app.command(
+        short_help="Run the embedded Kafka alone.",
+        epilog=examples("sensorium broker", "sensorium broker --port 9092", "sensorium broker --fetch-only"),
+    )(broker)
+
+
+def demo(
+    seconds: Annotated[float | None, typer.Option(metavar="S", help="Stop by itself after this long.", min=1)] = None,
+    streams: Annotated[
+        int, typer.Option(min=1, max=6, metavar="N", help="How many machines the simulated plant has.")
+    ] = 6,
+    state: Annotated[
+        Path | None,
+        typer.Option("--state", metavar="DIR", help="Keep the data here; default: a folder removed at the end."),
+    ] = None,
+) -> None:
+    """Kafka, a worker and a simulated plant, with a live table of streams, scores and incidents. Ctrl-C stops.
+
+    Leaves nothing behind, unless --state says where to keep it. While it runs, the other commands can be tried in
+    a second terminal, with the --state that is shown below the table.
+    """
+    started = time.monotonic()
+    from streams.demo import run_demo
+
+    run_async(run_demo(console, streams=streams, seconds=seconds, started=started, keep=state))
 
 
 def up(state: StateOption = None, kafka: KafkaOption = None, store: StoreOption = None) -> None:
-    """Run everything on this machine: Kafka (unless --kafka names one), topics and a worker. Ctrl-C stops."""
-    settings = settings_of(state, kafka, store)
+    """Run everything on this machine: Kafka (unless --kafka names one), topics and a worker. Ctrl-C stops.
+
+    Data is kept in the state folder, and the next start goes on from there. While it runs, the other commands
+    (search, streams, incidents, ...) ask it.
+    """
+    settings = settings_of(state, kafka, store, service=True)
 
     async def serve() -> None:
         from streams.up import running_service, stop_on_signals
 
         with stop_on_signals() as stop:
             async with running_service(settings, stop) as service:
-                console.print(f"Kafka   {service.bootstrap}")
-                console.print(f"store   {settings.store_url}")
-                console.print(f"API     {service.url}  (health, metrics, search)")
-                console.print(f"model   {service.worker.model.version}")
-                console.print("ready; Ctrl-C stops")
+                say(f"Kafka   {service.bootstrap}")
+                say(f"store   {settings.store_url}")
+                say(f"API     {service.url}  (/healthz /readyz /metrics, and read-only questions under /v1)")
+                say(f"model   {service.worker.model.version}")
+                say("ready; Ctrl-C stops")
                 await stop.wait()
 
     run_async(serve())
 
 
 def worker(state: StateOption = None, kafka: KafkaOption = None, store: StoreOption = None) -> None:
-    """Run one worker of a group on an existing Kafka: it takes its share of the partitions."""
-    settings = settings_of(state, kafka, store)
+    """Run one worker of a group on an existing Kafka: it takes its share of the partitions. Ctrl-C stops.
+
+    Several workers of one group need a store that they can share: a Qdrant server. The state folder holds what is
+    this worker's own (its address), so workers on one machine need one each.
+    """
+    settings = settings_of(state, kafka, store, service=True)
 
     async def serve() -> None:
         from streams.kafka_clients import find_bootstrap
@@ -48,7 +99,7 @@ def worker(state: StateOption = None, kafka: KafkaOption = None, store: StoreOpt
         bootstrap = find_bootstrap(settings)
         with stop_on_signals() as stop:
             async with running_worker(settings, bootstrap, stop) as service:
-                console.print(f"worker of group {settings.group} on {bootstrap}; API {service.url}; Ctrl-C stops")
+                say(f"worker of group {settings.group} on {bootstrap}; API {service.url}; Ctrl-C stops")
                 await stop.wait()
 
     run_async(serve())
@@ -56,26 +107,19 @@ def worker(state: StateOption = None, kafka: KafkaOption = None, store: StoreOpt
 
 def broker(
     state: StateOption = None,
-    port: Annotated[int | None, typer.Option(help="Port to serve on; default: any free one, then kept.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, metavar="N", help="Port; default: a free one, then kept.")
+    ] = None,
     fetch_only: Annotated[bool, typer.Option("--fetch-only", help="Fetch and check Kafka's jars only.")] = False,
 ) -> None:
-    """Run the embedded Apache Kafka in the foreground."""
+    """Run the embedded Apache Kafka in the foreground, for workers of their own. Ctrl-C stops."""
     settings = settings_of(state, broker_port=port)
+    if settings.kafka is not None and not fetch_only:
+        raise CommandError(f"the settings name a Kafka already ({settings.kafka}); unset it to run the embedded one")
     from streams import broker as kafka
 
     if fetch_only:
         folder = kafka.fetch()
-        console.print(f"Apache Kafka is ready in {folder}", soft_wrap=True)
+        say(f"Apache Kafka is ready in {folder}")
         return
     run_async(kafka.run_foreground(settings))
-
-
-def demo(
-    seconds: Annotated[float | None, typer.Option(help="Stop by itself after this long.")] = None,
-    streams: Annotated[int, typer.Option(min=1, max=6, help="How many machines the simulated plant has.")] = 6,
-) -> None:
-    """Everything at once, with a simulated plant and a live table. Leaves nothing behind."""
-    started = time.monotonic()
-    from streams.demo import run_demo
-
-    asyncio.run(run_demo(console, streams=streams, seconds=seconds, started=started))
