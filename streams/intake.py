@@ -31,6 +31,8 @@ TOPICS: dict[Modality, str] = {
     Modality.AUDIO: "audio-clips",
     Modality.CAPTION: "captions",
 }
+_OUTPUTS_AT_ONCE = 256  # fired before the queue and the event loop get their turn
+_LETTERS_AT_ONCE = 32  # awaiting their acknowledgement
 _CLIPS_AT_ONCE = 16  # clips decoded before they are windowed: bounds memory and keeps windows moving
 _POLL_FRESH_MS = 3_000  # a partition counts as caught up only if the broker confirmed it this recently
 
@@ -55,6 +57,7 @@ class InputProgress:
     position: int  # next offset to be fetched
     highwater: int | None
     polled_ms_ago: int | None  # since the broker last answered for this partition
+    delivered: int | None = None  # one past the last record handed on; None: not known
 
 
 class Intake:
@@ -113,7 +116,18 @@ class Intake:
         partition = self.partitions.get(number)
         if partition is None or not records:
             return
-        tp = (self._topic[modality], number)
+        index = MODALITIES.index(modality)
+        partition.in_hand[index] += 1
+        try:
+            await self._handle(modality, partition, records)
+        finally:
+            partition.in_hand[index] -= 1
+        if not partition.revoked:
+            partition.handled[index] = records[-1].offset + 1
+            partition.heard_at_ms[index] = partition.clock_ms[index]
+
+    async def _handle(self, modality: Modality, partition: Partition, records: Sequence[Any]) -> None:
+        tp = (self._topic[modality], partition.number)
         index = MODALITIES.index(modality)
         self._metrics.records.labels(tp[0]).inc(len(records))
         self._ledger.track(tp, partition.epoch, [record.offset for record in records])
@@ -129,9 +143,6 @@ class Intake:
                 events, rejected = await decode(chunk)
                 await self._window(partition, index, events, chunk)
                 await self._set_aside(partition, tp, rejected)
-        if not partition.revoked:
-            partition.handled[index] = records[-1].offset + 1
-            partition.heard_at_ms[index] = partition.clock_ms[index]
 
     def _decode_readings(
         self, partition: Partition, tp: tuple[str, int], records: Sequence[Any]
@@ -199,40 +210,57 @@ class Intake:
                 unresolved = partition.operator.push(modality, unresolved)
             if partition.revoked:
                 return
-            outputs = partition.operator.advance()
-            late = [output for output in outputs if isinstance(output, Late)]
-            await self._forward(partition, outputs)
+            late = await self._forward(partition)
         if late:
             await self._send_late(partition, late, records)
 
-    async def _forward(self, partition: Partition, outputs: list[Output]) -> None:
+    async def _forward(self, partition: Partition) -> list[Late]:
         """Everything but late events goes to inference; a full queue holds the partition back, and Kafka with it."""
-        for output in outputs:
-            if not isinstance(output, Late):
+        late: list[Late] = []
+        outbox = partition.outbox
+        while True:
+            if not outbox:
+                outbox.extend(partition.operator.advance(_OUTPUTS_AT_ONCE))
+            if not outbox:
+                return late
+            output = outbox.popleft()
+            if isinstance(output, Late):
+                late.append(output)
+            else:
                 await self._queue.put((partition, output))
+
+    def _forward_some(self, partition: Partition) -> None:
+        """As much as the queue has room for: whoever keeps the clocks never waits."""
+        outbox = partition.outbox
+        while not self._queue.full():
+            if not outbox:
+                outbox.extend(partition.operator.advance(_OUTPUTS_AT_ONCE))
+            if not outbox:
+                return
+            self._queue.put_nowait((partition, outbox.popleft()))
 
     # -- time ----------------------------------------------------------------------------------------------------
 
     async def tick(self, elapsed_ms: int, progress: Mapping[tuple[Modality, int], InputProgress]) -> None:
-        """Move the idle clocks by `elapsed_ms` where inputs are caught up, and fire what that lets fire."""
+        """Move the idle clocks by `elapsed_ms` where inputs are caught up, and fire what that lets fire.."""
         for partition in list(self.partitions.values()):
             caught_up = [
                 self._caught_up(partition, i, progress.get((m, partition.number))) for i, m in enumerate(MODALITIES)
             ]
-            pressed = self._queue.full() or partition.lock.locked()
-            if pressed:
-                continue
-            for i, is_caught_up in enumerate(caught_up):
-                partition.clock_ms[i] += elapsed_ms if is_caught_up else 0
-            partition.idle_clock_ms += elapsed_ms if all(caught_up) else 0
+            pressed = self._queue.full() or bool(partition.outbox) or partition.lock.locked()
+            if not pressed:
+                for i, is_caught_up in enumerate(caught_up):
+                    partition.clock_ms[i] += elapsed_ms if is_caught_up else 0
+                partition.idle_clock_ms += elapsed_ms if all(caught_up) else 0
             timeout = self._config.idle_timeout_ms
             idle = [
                 up and clock - heard >= timeout
                 for up, clock, heard in zip(caught_up, partition.clock_ms, partition.heard_at_ms, strict=True)
             ]
-            async with partition.lock:
-                partition.operator.tick(partition.idle_clock_ms, idle)
-                await self._forward(partition, partition.operator.advance())
+            # told under pressure too: who was quiet before it may be backlogged by now
+            partition.operator.tick(partition.idle_clock_ms, idle)
+            if not partition.lock.locked():
+                self._forward_some(partition)
             delay = partition.operator.watermark_delay_ms()
             if delay is not None:
                 self._metrics.watermark_delay.labels(str(partition.number)).set(delay / 1000)
@@ -241,12 +269,15 @@ class Intake:
         """Whether everything that the broker holds of this input has been worked on, as it said itself just now."""
         if progress is None or progress.highwater is None or progress.polled_ms_ago is None:
             return False
-        # a log may end in control records that are never delivered: then the position tells
+        if partition.in_hand[modality] or progress.polled_ms_ago >= _POLL_FRESH_MS:
+            return False
         handled = partition.handled[modality]
-        done = handled >= progress.highwater or (
-            handled == partition.resume[modality] and progress.position >= progress.highwater
-        )
-        return done and progress.polled_ms_ago < _POLL_FRESH_MS
+        if handled >= progress.highwater:
+            return True
+        # a log may end in control records that are never delivered: then the position tells, if all that was
+        # delivered has been worked on
+        delivered = partition.resume[modality] if progress.delivered is None else progress.delivered
+        return handled >= delivered and progress.position >= progress.highwater
 
     def ahead(self) -> dict[tuple[Modality, int], bool]:
         """Which inputs run too far ahead of the others in event time and should be paused."""
@@ -262,9 +293,8 @@ class Intake:
         self, partition: Partition, tp: tuple[str, int], rejected: list[tuple[Any, Rejection]]
     ) -> None:
         """Dead letters: acknowledged first, released then."""
-        for record, rejection in rejected:
-            if partition.revoked:
-                return
+
+        async def one(record: Any, rejection: Rejection) -> None:
             log.warning("dead letter", topic=tp[0], partition=tp[1], offset=record.offset, reason=rejection.reason,
                         detail=rejection.detail)  # fmt: skip
             key, value, headers = dead_letter(raw_record(record), rejection, stage="decode")
@@ -272,22 +302,29 @@ class Intake:
             self._metrics.events.labels(tp[0], rejection.reason.value).inc()
             self._ledger.release(tp, partition.epoch, [record.offset])
 
+        for start in range(0, len(rejected), _LETTERS_AT_ONCE):
+            if not partition.revoked:
+                await asyncio.gather(*(one(*letter) for letter in rejected[start : start + _LETTERS_AT_ONCE]))
+
     async def _send_late(self, partition: Partition, late: list[Late], records: Sequence[Any]) -> None:
         by_offset = {record.offset: record for record in records}
         counts: dict[tuple[int, int], int] = {}
         for output in late:
             counts[output.modality, output.record.offset] = counts.get((output.modality, output.record.offset), 0) + 1
         behind = {(o.modality, o.record.offset): o.late_ms for o in late}
-        for (modality, offset), events in counts.items():
-            if partition.revoked:
-                return
+
+        async def one(modality: int, offset: int, events: int) -> None:
             tp = (self._topic[MODALITIES[modality]], partition.number)
-            record = by_offset[offset]
-            detail = f"the last window that could hold it was final {behind[modality, offset]} ms ago"
-            key, value, headers = late_letter(raw_record(record), detail, events=events)
+            detail = f"its window was final; the watermark was {behind[modality, offset]} ms past its end"
+            key, value, headers = late_letter(raw_record(by_offset[offset]), detail, events=events)
             await self._outputs.send("late-events", value, key=key, headers=headers)
             self._metrics.events.labels(tp[0], Reason.LATE.value).inc(events)
             self._ledger.release(tp, partition.epoch, [offset] * events)
+
+        letters = [(*origin, events) for origin, events in counts.items()]
+        for start in range(0, len(letters), _LETTERS_AT_ONCE):
+            if not partition.revoked:
+                await asyncio.gather(*(one(*letter) for letter in letters[start : start + _LETTERS_AT_ONCE]))
 
 
 def raw_record(record: Any) -> RawRecord:

@@ -7,12 +7,13 @@ on revocation; whatever is still in flight then sees `epoch` differ and is disca
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from streams.drift import Detector
-from streams.panes import WindowConfig
+from streams.panes import Output, WindowConfig
 from streams.windows import PartitionWindows
 
 
@@ -47,6 +48,8 @@ class Partition:
     operator: PartitionWindows = field(init=False)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     memories: dict[str, StreamMemory] = field(default_factory=dict)
+    outbox: deque[Output] = field(default_factory=deque)  # what follows from a tick and found the queue full
+    in_hand: list[int] = field(default_factory=lambda: [0, 0, 0])  # batches being worked on, per modality
     handled: list[int] = field(init=False)
     heard_at_ms: list[int] = field(default_factory=lambda: [0, 0, 0])  # on each modality's own caught-up clock
     clock_ms: list[int] = field(default_factory=lambda: [0, 0, 0])  # time spent caught up, per modality

@@ -9,6 +9,8 @@ ledger on it; only the consumer and the producer are replaced. The store is the 
         assert [w.stream for w in h.windows()] == ["pump-1"]
         await h.crash()                         # kill -9: everything in memory is gone, committed offsets stay
         await h.settle()                        # records past the committed offsets are read again
+
+`crash(after=n)` dies in the middle of work, when n more writes have reached the store and the output topics.
 """
 
 from __future__ import annotations
@@ -34,12 +36,12 @@ from streams.inference import Inference
 from streams.intake import TOPICS, InputProgress, Intake
 from streams.ledger import OffsetLedger
 from streams.metrics import Metrics
-from streams.outputs import Headers
+from streams.outputs import Headers, Outputs
 from streams.panes import Output
 from streams.partition import Partition
 from streams.restoring import Restorer
 from streams.settings import Settings
-from streams.store.base import VectorStore
+from streams.store.base import Point, VectorStore
 from streams.store.edge import EdgeStore
 
 _TICK_MS = 500
@@ -79,10 +81,56 @@ class RecordedOutputs:
         self.sent.append(Sent(topic, key, value, tuple(headers)))
 
 
+class _Fuse:
+    """Lets a number of writes through and holds every other for ever: what a process does that is killed."""
+
+    def __init__(self) -> None:
+        self.left: int | None = None
+        self.blown = asyncio.Event()
+
+    async def burn(self) -> None:
+        if self.left is None:
+            return
+        if not self.left:
+            self.blown.set()
+            await asyncio.Event().wait()
+        self.left -= 1
+
+
+class _FusedOutputs:
+    def __init__(self, outputs: Outputs, fuse: _Fuse) -> None:
+        self._outputs = outputs
+        self._fuse = fuse
+
+    async def send(self, topic: str, value: bytes | None, *, key: bytes | None, headers: Headers = ()) -> None:
+        await self._fuse.burn()
+        await self._outputs.send(topic, value, key=key, headers=headers)
+
+
+class _FusedStore:
+    """A store whose writes burn the fuse; everything else is the store's own."""
+
+    def __init__(self, store: VectorStore, fuse: _Fuse) -> None:
+        self._store = store
+        self._fuse = fuse
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def upsert(self, points: Sequence[Point]) -> None:
+        await self._fuse.burn()
+        await self._store.upsert(points)
+
+    async def set_payload(self, id: str, values: Mapping[str, Any]) -> None:
+        await self._fuse.burn()
+        await self._store.set_payload(id, values)
+
+
 @dataclass(slots=True)
 class _Run:
     """What lives in a worker process and dies with it."""
 
+    fuse: _Fuse
     ledger: OffsetLedger
     intake: Intake
     inference: Inference
@@ -166,27 +214,29 @@ class Harness:
         return record
 
     async def settle(self) -> None:
-        """Read whatever is unread, a batch of each partition in turn, and wait until inference has nothing left."""
+        """Read whatever is unread, a batch of each partition in turn, and wait until inference has nothing left.
+
+        An input that runs too far ahead of the others is paused, as in a worker; when only such ones have something
+        unread, time passes until they may go on.
+        """
         run = self._running()
-        unread = True
-        while unread:
-            unread = False
-            for (topic, number), log in self._log.items():
-                position = run.position.get((topic, number))
-                if position is not None and position < len(log):
-                    batch = log[position : position + self._batch_records]
-                    run.position[topic, number] = position + len(batch)
-                    await self._guarded(run.intake.handle(MODALITY_OF[topic], number, batch))
-                    unread = True
+        while unread := [tp for tp, position in run.position.items() if position < len(self._log[tp])]:
+            ahead = run.intake.ahead()
+            free = [(topic, number) for topic, number in unread if not ahead[MODALITY_OF[topic], number]]
+            for topic, number in free:
+                position = run.position[topic, number]
+                batch = self._log[topic, number][position : position + self._batch_records]
+                run.position[topic, number] = position + len(batch)
+                await self._guarded(run.intake.handle(MODALITY_OF[topic], number, batch))
+            if not free:
+                await self._tick(run)
         await self._drain(run)
 
     async def advance(self, ms: int) -> None:
         """Let `ms` of quiet pass, caught up with the logs; windows close and streams fall silent by it."""
         run = self._running()
         for _ in range(0, ms, _TICK_MS):
-            self._now_ms += _TICK_MS
-            await self._guarded(run.intake.tick(_TICK_MS, self._progress(run)))
-        await self._drain(run)
+            await self._tick(run)
 
     def commit(self) -> dict[tuple[str, int], int]:
         """What a commit would send now; remembered for the next crash or rebalance."""
@@ -197,10 +247,27 @@ class Harness:
                 self.committed[tp] = offset
         return dict(self.committed)
 
-    async def crash(self) -> None:
-        """kill -9 and start again: committed offsets, store and outputs stay, all else is gone."""
+    async def crash(self, *, after: int | None = None) -> None:
+        """kill -9 and start again: committed offsets, store and outputs stay, all else is gone.
+
+        `after`: work goes on, as in `settle`, until that many writes more have been made to the store and the output
+        topics (or nothing is left to do), and ends there: between any two steps of the commit order.
+        """
+        if after is not None:
+            await self._work_until(after)
         await self._stop()
         await self._start()
+
+    async def _work_until(self, writes: int) -> None:
+        fuse = self._running().fuse
+        fuse.left = writes
+        work, blown = asyncio.ensure_future(self.settle()), asyncio.ensure_future(fuse.blown.wait())
+        await asyncio.wait({work, blown}, return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            work.result()
+        for task in (work, blown):
+            task.cancel()
+        await asyncio.gather(work, blown, return_exceptions=True)
 
     async def rebalance(self, numbers: Sequence[int] | None = None) -> None:
         """Revoke everything, then assign these partition numbers (default: all), as Faust's eager protocol does."""
@@ -252,17 +319,19 @@ class Harness:
 
     async def _start(self) -> None:
         assert self._model is not None
-        metrics, ledger = Metrics(), OffsetLedger()
+        metrics, ledger, fuse = Metrics(), OffsetLedger(), _Fuse()
+        outputs = _FusedOutputs(self.outputs, fuse)
+        store: VectorStore = _FusedStore(self.store, fuse)
         queue: asyncio.Queue[tuple[Partition, Output]] = asyncio.Queue(maxsize=256)
         window = self.settings.window
         drift = DriftConfig.from_settings(self.settings)
-        restorer = Restorer(self.store, drift, model=self._model.version, size_ms=window.size_ms, origin="harness")
+        restorer = Restorer(store, drift, model=self._model.version, size_ms=window.size_ms, origin="harness")
         clips = ClipDecoder(self.settings.audio)
         await clips.__aenter__()
         intake = Intake(
             window,
             ledger=ledger,
-            outputs=self.outputs,
+            outputs=outputs,
             queue=queue,
             restorer=restorer,
             clips=clips,
@@ -272,16 +341,16 @@ class Harness:
         inference = Inference(
             queue=queue,
             model=self._model,
-            store=self.store,
+            store=store,
             restorer=restorer,
-            announcer=Announcer(self.outputs, metrics),
+            announcer=Announcer(outputs, metrics),
             ledger=ledger,
             metrics=metrics,
             origin="harness",
             batch_windows=self.settings.batch_windows,
             batch_wait_ms=0,
         )
-        self._run = _Run(ledger, intake, inference, clips, metrics, asyncio.create_task(inference.run()), queue)
+        self._run = _Run(fuse, ledger, intake, inference, clips, metrics, asyncio.create_task(inference.run()), queue)
         self._assign(self._run, range(self._partitions))
 
     async def _stop(self) -> None:
@@ -302,9 +371,14 @@ class Harness:
 
     def _progress(self, run: _Run) -> dict[tuple[Modality, int], InputProgress]:
         return {
-            (MODALITY_OF[topic], number): InputProgress(position, len(self._log[topic, number]), 0)
+            (MODALITY_OF[topic], number): InputProgress(position, len(self._log[topic, number]), 0, position)
             for (topic, number), position in run.position.items()
         }
+
+    async def _tick(self, run: _Run) -> None:
+        self._now_ms += _TICK_MS
+        await self._guarded(run.intake.tick(_TICK_MS, self._progress(run)))
+        await self._drain(run)
 
     async def _drain(self, run: _Run) -> None:
         for _ in itertools.count():
@@ -318,8 +392,10 @@ class Harness:
         """Run `work`, but fail at once if inference has failed: nobody would empty the queue any more."""
         run = self._running()
         task = asyncio.ensure_future(work)
-        await asyncio.wait({task, run.task}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
+        try:
+            await asyncio.wait({task, run.task}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                await run.task
+            await task
+        finally:
             task.cancel()
-            await run.task
-        await task

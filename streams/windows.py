@@ -6,13 +6,14 @@ modality of its streams. A stream's windows are driven by its watermark,
     min(own clock, min over modalities (what the modality's partition has been read past - its disorder bound)),
 
 where the own clock is the newest event time of the stream in any modality, and a modality whose partition is caught
-up and quiet (told by `tick`) holds nothing back. A window [start, end) fires when the watermark reaches `end`, and is
+up and quiet (told by `tick`) holds nothing back of what was read until then. A window [start, end) fires when the watermark reaches `end`, and is
 final when it reaches `end + allowed_lateness`; in between, a late event fires it again.
 """
 
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Iterable, Sequence
 
 from streams.events import MODALITIES
@@ -43,6 +44,7 @@ __all__ = [
     "window_id",
 ]
 
+_RECENT = 63  # records of an input that tell where in event time it is
 _LOOKUPS_KEPT = 4096  # stored windows remembered per stream; beyond that the final ones are looked up again
 
 
@@ -62,8 +64,10 @@ class PartitionWindows:
         self._forgotten: dict[str, int] = {}  # of streams that are gone: windows that start before this are final
         self._read_ms = [LONG_AGO] * len(MODALITIES)  # what each modality's partition has been read past
         self._idle = [False] * len(MODALITIES)
+        self._idle_ms = LONG_AGO  # up to there in event time, inputs that are idle have nothing
         self._idle_clock_ms = 0
-        self._first_ms: int | None = None
+        self._recent: list[deque[int]] = [deque(maxlen=_RECENT) for _ in MODALITIES]  # event times read last
+        self._first_ms: int | None = None  # where the first input to speak began
         self._passed_ms = LONG_AGO  # the inputs' watermark that events are judged late by: none is, within one push
         self._due: list[tuple[int, str]] = []  # heap of (watermark at which a stream has something to do, stream)
         self._quiet: list[tuple[int, str]] = []  # heap of (idle clock at which a stream may be silent, stream)
@@ -71,14 +75,15 @@ class PartitionWindows:
 
     # -- input ---------------------------------------------------------------------------------------------------
 
-    def push(self, modality: int, records: Iterable[Record]) -> list[Record]:
+    def push(self, modality: int, records: Sequence[Record]) -> list[Record]:
         """Take events of one modality in the order read. Fires nothing. Returns what needs `restore` first."""
         hop = self.config.hop_ms
         streams, clock = self._streams, self._idle_clock_ms
         read_ms = self._read_ms[modality]
         unresolved: list[Record] = []
-        self._idle[modality] = False  # it is anything but quiet; `tick` will say when it is again
-        self._passed_ms = min(self._passed_ms, self._inputs_ms())
+        if records:
+            self._idle[modality] = False  # it is anything but quiet; `tick` will say when it is again
+            self._passed_ms = min(self._passed_ms, self._inputs_ms())
         for record in records:
             event, name = record.event, record.stream
             time_ms = event.time_ms
@@ -95,10 +100,11 @@ class PartitionWindows:
                 stream.newest_ms = time_ms
                 if time_ms >= stream.wake_ms:
                     self._schedule(stream, stream.wake_ms)
-        if read_ms > LONG_AGO:
+        if records:
             self._read_ms[modality] = read_ms
+            self._recent[modality].extend([record.event.time_ms for record in records[-_RECENT:]])
             if self._first_ms is None:
-                self._first_ms = read_ms
+                self._first_ms = self._front_ms(modality)
         return unresolved
 
     def _begin(self, name: str) -> StreamWindows:
@@ -216,20 +222,28 @@ class PartitionWindows:
         """Move the idle clock, and say which modalities' partitions are caught up and quiet for `idle_timeout`.
 
         The idle clock must stand still while any input is backlogged or we are back-pressured: a backlogged input is
-        never mistaken for a quiet one.
+        never mistaken for a quiet one. An idle input holds no window that ends by what has been read until now; of
+        what is read after this tick, only the next one can say whether the input has something to add.
         """
         self._idle_clock_ms = max(self._idle_clock_ms, idle_clock_ms)
         self._idle = list(idle)
+        self._idle_ms = max(self._read_ms)
 
     def ahead(self) -> list[bool]:
-        """Which modalities run more than `max_drift` ahead of the slowest that is not idle, and should be paused."""
+        """Which modalities run more than `max_drift` ahead of the slowest that is not idle, and should be paused.
+
+        An input is where the middle of what was read last is: one fast clock pauses nobody.
+        """
         first = self._first_ms
         if first is None:
             return [False] * len(MODALITIES)
-        reads = zip(self._read_ms, self._idle, strict=True)
-        busy = [read if read > LONG_AGO else first for read, idle in reads if not idle]
-        slowest = min(busy, default=max(self._read_ms))
-        return [read - slowest > self.config.max_drift_ms for read in self._read_ms]
+        fronts = [self._front_ms(m) if recent else first for m, recent in enumerate(self._recent)]
+        slowest = min((f for f, idle in zip(fronts, self._idle, strict=True) if not idle), default=max(fronts))
+        return [front - slowest > self.config.max_drift_ms for front in fronts]
+
+    def _front_ms(self, modality: int) -> int:
+        recent = sorted(self._recent[modality])
+        return recent[len(recent) // 2]
 
     def watermark_delay_ms(self) -> int | None:
         """How far the inputs' watermark is behind the newest event read; None while some input holds everything."""
@@ -259,14 +273,10 @@ class PartitionWindows:
         return out
 
     def _inputs_ms(self) -> int:
-        """What every modality that is not idle has been read past, less its disorder bound."""
+        """What every modality has been read past, less its disorder bound, or is known to have nothing before."""
         return min(
-            (
-                read - disorder
-                for read, disorder, idle in zip(self._read_ms, self.config.disorder_ms, self._idle, strict=True)
-                if not idle
-            ),
-            default=FAR_AHEAD,
+            max(read - disorder, self._idle_ms) if idle else read - disorder
+            for read, disorder, idle in zip(self._read_ms, self.config.disorder_ms, self._idle, strict=True)
         )
 
     def _move_due(self, inputs: int, at_most: int) -> None:
