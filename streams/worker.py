@@ -196,6 +196,9 @@ class Worker:
             stream_buffer_maxsize=8,  # messages, and a message is up to 500 records
             stream_recovery_delay=0.0,
             broker_max_poll_records=500,
+            # aiokafka leaves the group when it has not fetched for this long, and we do not fetch while the store is
+            # away or while all partitions are other workers'; `health` tells a worker that is stuck
+            broker_max_poll_interval=7 * 86_400.0,
             broker_commit_interval=1.0,
             broker_session_timeout=settings.session_timeout_s,
             broker_heartbeat_interval=min(3.0, settings.session_timeout_s / 5),

@@ -172,6 +172,32 @@ async def test_a_broker_killed_twice_changes_nothing(undisturbed: Undisturbed, t
 
 
 @pytest.mark.qdrant
+async def test_a_store_killed_and_restarted_changes_nothing(
+    undisturbed: Undisturbed, shared_broker: Broker, tmp_path: Path
+) -> None:
+    server = QdrantServer(tmp_path / "qdrant").start()
+    settings = (shared_broker.bootstrap, server.url, server.grpc_port)
+    installation = await Installation(tmp_path / "run", *settings).create()
+    worker = WorkerProcess(installation)
+
+    async def kill() -> None:
+        await asyncio.to_thread(server.kill)
+        await asyncio.sleep(2)
+        await asyncio.to_thread(server.start)
+
+    try:
+        worker.start()
+        async with replaying(installation, Recording(undisturbed.recording)) as replay:
+            await disturbed(replay, 2, random.Random(SEED), undisturbed.windows, kill)
+        await worker.stop()
+        assert replay.account.to_json()["events"] == undisturbed.report["events"]
+        assert_same(installation, undisturbed)
+    finally:
+        worker.end()
+        server.kill()
+
+
+@pytest.mark.qdrant
 async def test_workers_that_join_and_leave_change_nothing(
     undisturbed: Undisturbed, shared_broker: Broker, tmp_path: Path
 ) -> None:
