@@ -264,11 +264,11 @@ class Inference:
         in_order = known is None and (memory.last_start_ms is None or window.start_ms > memory.last_start_ms)
         drift: str | None = None
         if in_order:
-            work.bank_before = frozenset(detector.bank_starts(detector.state))
+            work.bank_before = detector.bank
             verdict = detector.observe(observation)
             memory.last_start_ms = window.start_ms
             drift = detector.state.to_payload()
-            work.bank_after = frozenset(detector.bank_starts(detector.state))
+            work.bank_after = detector.bank
         else:
             # a late event: the window gets its own vector and score; the chain of drift states stays as it was
             verdict = detector.peek(observation)

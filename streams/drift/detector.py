@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +52,14 @@ class _Scored:
         return max(self.ratios.values(), default=0.0)
 
 
+class _Bank(NamedTuple):
+    """A bank as a matrix: `rows` (n, DIM) of the windows `starts`, those of `wanted` that have such a vector."""
+
+    wanted: tuple[int, ...]
+    starts: tuple[int, ...]
+    rows: NDArray[np.float64]
+
+
 class Detector:
     """`vectors`: by window start, those that `bank_starts(state)` names; `window_id` names windows in incidents."""
 
@@ -68,16 +77,14 @@ class Detector:
         self.state = state or DriftState()
         self._window_id = window_id
         self._vectors: dict[int, Mapping[str, Vector]] = dict(vectors or {})
-        self._matrices: dict[tuple[str, bool], tuple[tuple[int, ...], NDArray[np.float64]]] = {}
+        self._matrices: dict[tuple[str, bool], _Bank] = {}
+        self._version = config.version
+        self.bank = _starts(self.state)  # kept from window to window
 
     @staticmethod
     def bank_starts(state: DriftState) -> list[int]:
         """Starts of all windows whose vectors the detector needs."""
-        starts = {start for bank in state.reference.values() for start in bank}
-        starts.update(start for bank in state.recent.values() for start in bank)
-        starts.update(state.waiting)
-        starts.update(past.start_ms for past in state.past)
-        return sorted(starts)
+        return sorted(_starts(state))
 
     def replace_vectors(self, start_ms: int, vectors: Mapping[str, Vector]) -> None:
         """A window was stored anew (a late event): the banks must hold what the store holds."""
@@ -155,14 +162,19 @@ class Detector:
         config, state = self.config, self.state
         for name, key in _banks_of(window):
             vector = window.vectors.get(name)
-            reference = self._matrix(key, name, with_recent=False)
+            reference = self._reference(key, name)
             if vector is None or reference is None:
                 continue
-            starts, both = self._matrix(key, name, with_recent=True) or reference
-            distance, nearest = scores.knn_distance(vector, both, config.neighbours)
+            recent = self._recent(key, name)
+            to_reference = scores.distances(vector, reference.rows)
+            distance, nearest = scores.nearest(to_reference, config.neighbours)
+            scored.reference_distances[key] = distance
+            if recent is not None:
+                to_both = np.concatenate((to_reference, scores.distances(vector, recent.rows)))
+                distance, nearest = scores.nearest(to_both, config.neighbours)
             scored.distances[key] = distance
-            scored.reference_distances[key] = scores.knn_distance(vector, reference[1], config.neighbours)[0]
             if name == "joint" or scored.nearest_normal is None:
+                starts = reference.starts if recent is None else reference.starts + recent.starts
                 scored.nearest_normal = starts[nearest]
             spread = state.spreads.get(key)
             if spread is None:
@@ -223,7 +235,7 @@ class Detector:
     def _told(self, window: Observation, scored: _Scored) -> Told:
         opening = max(self.state.runs.values(), default=0) >= self.config.open_windows
         shares = _shares(window, scored)
-        name = f"{self.stream}\x1f{window.window}\x1f{self.config.version}"
+        name = f"{self.stream}\x1f{window.window}\x1f{self._version}"
         return Told(
             stream=self.stream,
             window=window.window,
@@ -321,10 +333,10 @@ class Detector:
 
     def _complete(self, name: str, key: str) -> None:
         """The reference is frozen; what its own members are apart, each against the others, is the first yardstick."""
-        found = self._matrix(key, name, with_recent=False)
+        found = self._reference(key, name)
         if found is None:
             return
-        spread, (_, matrix) = Spread(), found
+        spread, matrix = Spread(), found.rows
         for i in range(len(matrix)):
             others = np.delete(matrix, i, axis=0)
             distance, _ = scores.knn_distance(matrix[i], others, self.config.neighbours)
@@ -337,30 +349,35 @@ class Detector:
             # what was seen shortly before an incident may be its beginning
             state.waiting.clear()
             state.waiting_keys.clear()
-        needed = set(self.bank_starts(state))
-        for start in [start for start in self._vectors if start not in needed]:
+        self.bank = _starts(state)
+        for start in self._vectors.keys() - self.bank:
             del self._vectors[start]
 
-    def _matrix(
-        self, key: str, name: str, *, with_recent: bool
-    ) -> tuple[tuple[int, ...], NDArray[np.float64]] | None:
-        """Starts and vectors (n, DIM) of a bank that can be compared with, or None."""
-        starts = self.state.reference.get(key, [])
-        if len(starts) < self.config.neighbours + 1:
-            return None
-        if with_recent:
-            starts = starts + self.state.recent.get(key, [])
-        cached = self._matrices.get((key, with_recent))
-        wanted = tuple(starts)
-        if cached is not None and cached[0] == wanted:
+    def _reference(self, key: str, name: str) -> _Bank | None:
+        """A reference bank that can be compared with, or None."""
+        bank = self._matrix(key, name, self.state.reference.get(key, ()), recent=False)
+        return bank if bank is not None and len(bank.starts) > self.config.neighbours else None
+
+    def _recent(self, key: str, name: str) -> _Bank | None:
+        return self._matrix(key, name, self.state.recent.get(key, ()), recent=True)
+
+    def _matrix(self, key: str, name: str, members: Sequence[int], *, recent: bool) -> _Bank | None:
+        """Vectors of a bank's windows, built anew when the bank has changed; None for none."""
+        wanted = tuple(members)
+        cached = self._matrices.get((key, recent))
+        if cached is not None and cached.wanted == wanted:
             return cached
         rows = [(s, self._vectors[s][name]) for s in wanted if name in self._vectors.get(s, {})]
-        if len(rows) <= self.config.neighbours:
+        if not rows:
             return None
-        matrix = np.stack([row for _, row in rows]).astype(np.float64)
-        found = (tuple(start for start, _ in rows), matrix)
-        self._matrices[key, with_recent] = found
-        return found
+        matrix = np.array([row for _, row in rows], dtype=np.float64)
+        bank = self._matrices[key, recent] = _Bank(wanted, tuple(start for start, _ in rows), matrix)
+        return bank
+
+
+def _starts(state: DriftState) -> frozenset[int]:
+    banks = (*state.reference.values(), *state.recent.values(), state.waiting)
+    return frozenset().union(*banks, (past.start_ms for past in state.past))
 
 
 def severity_of(ratio: float) -> int:

@@ -13,13 +13,22 @@ from streams.drift.state import Baseline, Spread
 _MEMORY = 200  # windows after which a spread forgets
 
 
+def distances(vector: NDArray[Any], bank: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Cosine distances (n,) of a unit vector (DIM,) to the unit rows of `bank` (n, DIM)."""
+    # products are summed row by row, not by BLAS: the result must not depend on alignment or blocking
+    return np.asarray(1.0 - np.add.reduce(bank * vector.astype(np.float64), axis=1))
+
+
+def nearest(found: NDArray[np.float64], neighbours: int) -> tuple[float, int]:
+    """Mean of the smallest `neighbours` distances, and the place of the smallest."""
+    order = np.argsort(found, kind="stable")[:neighbours]
+    mean = math.fsum(found[order].tolist()) / len(order)
+    return max(0.0, mean), int(order[0])
+
+
 def knn_distance(vector: NDArray[Any], bank: NDArray[np.float64], neighbours: int) -> tuple[float, int]:
     """Mean of the smallest `neighbours` cosine distances to the unit rows of `bank` (n, DIM), and the nearest row."""
-    # products are summed row by row, not by BLAS: the result must not depend on alignment or blocking
-    distances = 1.0 - np.add.reduce(bank * vector.astype(np.float64), axis=1)
-    nearest = np.argsort(distances, kind="stable")[:neighbours]
-    mean = math.fsum(distances[nearest].tolist()) / len(nearest)
-    return max(0.0, mean), int(nearest[0])
+    return nearest(distances(vector, bank), neighbours)
 
 
 def scale_of(spread: Spread, floor: float) -> float:
