@@ -6,7 +6,7 @@ often a window was told; letters are told apart by where their record came from.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +26,18 @@ class Account:
 
     produced: int = 0
     seconds: float = 0.0
+    since: Mapping[tuple[str, int], int] = field(default_factory=dict)  # first offset of ours, by topic and partition
+    _before: dict[str, tuple[int, int]] = field(default_factory=dict)
     _windows: dict[str, WindowRecord] = field(default_factory=dict)
     _dead: dict[_Origin, int] = field(default_factory=dict)
     _late: dict[_Origin, int] = field(default_factory=dict)
     _steps: dict[str, dict[int, IncidentEvent]] = field(default_factory=dict)
     _windowed: int = 0
     _duplicate: int = 0
+
+    def window_before(self, window: WindowRecord) -> None:
+        """What a window held before this replay: of that nothing is counted."""
+        self._before[window.id] = (sum(window.events.values()), window.duplicates)
 
     def window(self, window: WindowRecord) -> None:
         """The last word on a window is the last record of its highest revision."""
@@ -40,6 +46,10 @@ class Account:
             if before.revision > window.revision:
                 return
             self._count(before, -1)
+        else:
+            windowed, duplicate = self._before.get(window.id, (0, 0))
+            self._windowed -= windowed
+            self._duplicate -= duplicate
         self._windows[window.id] = window
         self._count(window, 1)
 
@@ -50,6 +60,8 @@ class Account:
     def letter(self, record: RawRecord, *, late: bool) -> None:
         """A dead letter is one record that was refused as a whole; a late one says how many events it is about."""
         letter = parse_letter(record)
+        if letter.offset < self.since.get((letter.topic, letter.partition), 0):
+            return
         (self._late if late else self._dead)[letter.origin] = letter.events
 
     def incident(self, step: IncidentEvent) -> None:

@@ -32,26 +32,34 @@ async def end_offsets(settings: Settings, bootstrap: str, topics: Sequence[str])
         await consumer.stop()
 
 
-async def read_all(settings: Settings, bootstrap: str, topics: Sequence[str]) -> AsyncIterator[ConsumerRecord]:
-    """Every record that is in the topics now, partition by partition as they come, then the end."""
+async def read_all(
+    settings: Settings, bootstrap: str, topics: Sequence[str], until: Mapping[TopicPartition, int] | None = None
+) -> AsyncIterator[ConsumerRecord]:
+    """Every record that is in the topics now (or before `until`), partition by partition as they come, then the end."""
     consumer = new_consumer(settings, bootstrap)
     await consumer.start()
     try:
         partitions = await partitions_of(consumer, topics)
-        ends = await consumer.end_offsets(partitions)
+        ends = await consumer.end_offsets(partitions) if until is None else until
         begins = await consumer.beginning_offsets(partitions)
         consumer.assign(partitions)
         left = {tp for tp in partitions if ends[tp] > begins[tp]}
         while left:
             for records in (await consumer.getmany(*left, timeout_ms=500)).values():
                 for record in records:
-                    yield record
+                    if record.offset < ends[tp_of(record)]:
+                        yield record
             for tp in list(left):
                 # a compacted log may end before its high-water mark does: the position tells
                 if await consumer.position(tp) >= ends[tp]:
                     left.discard(tp)
     finally:
         await consumer.stop()
+
+
+def tp_of(record: ConsumerRecord) -> TopicPartition:
+    """The partition that a record is in."""
+    return TopicPartition(record.topic, record.partition)
 
 
 async def follow(

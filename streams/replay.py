@@ -21,10 +21,10 @@ from streams.events import CloudEvent, IncidentEvent, WindowRecord
 from streams.framing import format_ms
 from streams.intake import raw_record
 from streams.kafka_clients import new_producer, open_admin
-from streams.readout import end_offsets, follow
+from streams.readout import end_offsets, follow, read_all
 from streams.recording import Message, Recording
 from streams.settings import Settings
-from streams.topics import check_topics, describe_topics
+from streams.topics import INPUTS, check_topics, describe_topics
 
 _OUTPUTS = ("windows", "incidents", "dead-letters", "late-events")
 _UNSENT_AT_ONCE = 5_000
@@ -52,11 +52,10 @@ class Replay:
         """
         started = time.monotonic()
         check_topics(await describe_topics(self.settings, self.bootstrap))
-        names = [self.settings.topic(name) for name in _OUTPUTS]
-        start = await end_offsets(self.settings, self.bootstrap, names)
+        total = sum(self.recording.counts().values())
+        start = await self._look_back()
         stop = asyncio.Event()
         listener = asyncio.create_task(self._listen(start, stop))
-        total = sum(self.recording.counts().values())
         try:
             with _progress(console) as progress:
                 bar = progress.add_task("replay", total=total, time="", lag="")
@@ -73,6 +72,24 @@ class Replay:
             await asyncio.gather(listener, return_exceptions=True)
         self.account.seconds = round(self.heard_at - started, 3)
         return self.account.to_json(self.recording.labels())
+
+    async def _look_back(self) -> dict[Any, int]:
+        """Take note of what other replays have left; returns where the outputs end now."""
+        settings, bootstrap = self.settings, self.bootstrap
+        inputs = await end_offsets(settings, bootstrap, [settings.topic(name) for name in INPUTS])
+        self.account.since = {(tp.topic, tp.partition): offset for tp, offset in inputs.items()}
+        names = [settings.topic(name) for name in _OUTPUTS]
+        ends = await end_offsets(settings, bootstrap, names)
+        if any(inputs.values()):  # the last of them may still be worked on
+            while True:
+                await asyncio.sleep(_QUIET_S)
+                before, ends = ends, await end_offsets(settings, bootstrap, names)
+                if ends == before:
+                    break
+        if any(ends.values()):
+            async for record in read_all(settings, bootstrap, [settings.topic("windows")], ends):
+                self.account.window_before(msgspec.json.decode(record.value, type=WindowRecord))
+        return ends
 
     # -- sending -------------------------------------------------------------------------------------------------
 
@@ -130,7 +147,11 @@ class Replay:
             if listener.done():
                 listener.result()
             quiet_s = time.monotonic() - self.heard_at
-            if self.account.balanced and quiet_s >= _QUIET_S:
+            if self.account.missing <= 0 and quiet_s >= _QUIET_S:
+                if self.account.missing:
+                    more = -self.account.missing
+                    why = "somebody else sends as well, or what was sent earlier had not been worked on"
+                    console.print(f"{more} events more came back than were sent: {why}", soft_wrap=True)
                 return
             if quiet_s > give_up_s:
                 raise TimeoutError(

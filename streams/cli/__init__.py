@@ -46,8 +46,6 @@ def main() -> None:
     try:
         sys.exit(app(standalone_mode=False))
     except EXPECTED as error:
-        if isinstance(error, BrokenPipeError):
-            _end_quietly()
         fail(error)
     except usage_error as error:
         fail(_one_line(error))
@@ -64,9 +62,3 @@ def _one_line(error: Any) -> CommandError:
     command = "sensorium" if context is None else context.command_path
     said = " ".join(error.format_message().split()).rstrip(".")
     return CommandError(f"{said}; see: {command} --help")
-
-
-def _end_quietly() -> None:
-    """The reader of our output has seen enough."""
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the interpreter's last flush
-    sys.exit(0)

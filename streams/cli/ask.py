@@ -208,9 +208,7 @@ def _print_incident(row: dict[str, Any]) -> None:
 
 
 def export(
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FILE", help="One JSON object a line; - for standard output.")
-    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="One JSON object a line; - for standard output.")],
     state: StateOption = None,
     store: StoreOption = None,
 ) -> None:

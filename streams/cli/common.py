@@ -38,8 +38,6 @@ console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
 USAGE, CONFIG, DEPENDENCY, DATA = 2, 3, 4, 5
-_PIPED_WIDTH = 10_000  # for a program or a file nothing is cut and nothing wrapped
-WIDE = 110  # columns of a terminal in which long tables fit
 
 
 class CommandError(Exception):
@@ -164,12 +162,18 @@ def print_json(value: Any) -> None:
 
 def print_table(names: Sequence[str], rows: Sequence[Sequence[str]], *, folded: int | None = None) -> None:
     """Columns; in a terminal the `folded` one wraps and the others are never broken. What is piped is never cut."""
+    if not console.is_terminal:
+        widths = [max(len(row[n]) for row in (names, *rows)) for n in range(len(names))]
+        for row in (names, *rows):
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            sys.stdout.write("  ".join(cells).rstrip() + "\n")
+        return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for n, name in enumerate(names):
         table.add_column(name, no_wrap=n != folded, overflow="fold")
     for row in rows:
         table.add_row(*(_escaped(cell) for cell in row))
-    console.print(table, width=None if console.is_terminal else _PIPED_WIDTH)
+    console.print(table)
 
 
 def say(text: str, style: str | None = None) -> None:

@@ -139,6 +139,9 @@ def _print_account(account: dict[str, Any]) -> None:
     names = ("produced", "windowed", "duplicate", "late", "dead")
     print_table(("events", *names), [("", *(str(events[name]) for name in names))])
     say(f"{account['windows']} windows, {account['incidents']} incidents, {account['seconds']:.1f} s")
+    if events["late"] > events["produced"] / 2:
+        say("most events were late: this has been played here before, and its windows are final; begin anew with a "
+            "folder of its own: sensorium replay DIR --state plant-state")  # fmt: skip
     labels = account.get("labels")
     if labels is not None:
         from streams.scoring import label_table

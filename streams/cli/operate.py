@@ -114,7 +114,10 @@ def config_show(
 
 
 def config_check(state: StateOption = None, kafka: KafkaOption = None, store: StoreOption = None) -> None:
-    """Check the settings without starting anything: each by itself, and all together."""
+    """Check the settings without starting anything.
+
+    Each by itself, then whether they can be used together, with what mends them.
+    """
     settings = settings_of(state, kafka, store)
     from streams.config_report import check
 
@@ -142,5 +145,3 @@ def doctor(
             say(finding.text)
     if any(finding.level == "error" for finding in findings):
         raise typer.Exit(1)
-
-
