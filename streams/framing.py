@@ -19,7 +19,7 @@ Headers = Sequence[tuple[str, bytes | None]]
 MAX_KEY_BYTES = 256
 _KEYS_KEPT = 65_536  # stream ids remembered as good; beyond that the memory is emptied, not grown
 
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _RFC3339 = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,20}))?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII
 )
@@ -34,7 +34,7 @@ _good_keys: dict[bytes, str] = {}
 
 
 def has_control(text: str) -> bool:
-    """Whether `text` holds control characters (C0, DEL, C1) or line separators."""
+    """Whether `text` holds control characters (C0, DEL, C1), line separators or halves of surrogate pairs."""
     return _CONTROL.search(text) is not None
 
 

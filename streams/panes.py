@@ -18,6 +18,7 @@ from streams.events import Caption, Clip, Event, Reading
 
 _NAMESPACE = uuid.UUID("5e450b1a-0f1c-5d2e-9c55-ba5e0d0c0de5")
 _time_of = attrgetter("time_ms")
+_encode = msgspec.msgpack.Encoder(order="deterministic").encode  # keys of dicts in order
 
 
 def window_id(stream: str, start_ms: int, size_ms: int, model_version: str) -> str:
@@ -74,12 +75,15 @@ class Fired:
 
     def content_hash(self) -> str:
         """SHA-256 over the canonical content: equal for equal windows, whatever the order of arrival."""
-        digest = hashlib.sha256(f"{self.stream}\x1f{self.start_ms}\x1f{self.end_ms}".encode())
-        for events in (self.readings, self.clips, self.captions):
-            digest.update(b"\x1e%d" % len(events))
-            for event in events:
-                digest.update(repr(canonical(event)).encode())
-        return digest.hexdigest()
+        content = (
+            self.stream,
+            self.start_ms,
+            self.end_ms,
+            [(reading.time_ms, reading.values, reading.units or {}) for reading in self.readings],
+            [(clip.time_ms, clip.sha256) for clip in self.clips],
+            [(caption.time_ms, caption.text, caption.source or "", caption.lang or "") for caption in self.captions],
+        )
+        return hashlib.sha256(_encode(content)).hexdigest()
 
 
 class Finished(NamedTuple):

@@ -53,23 +53,28 @@ def channel_stats(readings: Sequence[Reading]) -> dict[str, ChannelStats]:
     units: dict[str, str] = {}
     for reading in readings:
         for channel, value in reading.values.items():
-            if value is not None:
-                values.setdefault(channel, []).append(value)
+            if value is None:
+                continue
+            if channel in values:
+                values[channel].append(value)
+            else:
+                values[channel] = [value]
         if reading.units:
             units.update(reading.units)
     stats = {}
     for channel in sorted(values):
         numbers = values[channel]
-        n = len(numbers)
+        n, low, high = len(numbers), min(numbers), max(numbers)
         # fsum and scaling: exact whatever the order, finite for numbers up to 1e308
-        scale = max(abs(v) for v in numbers) or 1.0
-        mean = math.fsum(v / scale for v in numbers) / n
-        variance = math.fsum((v / scale - mean) ** 2 for v in numbers) / n
+        scale = max(abs(low), abs(high)) or 1.0
+        scaled = [v / scale for v in numbers]
+        mean = math.fsum(scaled) / n
+        variance = math.fsum([(v - mean) ** 2 for v in scaled]) / n
         stats[channel] = ChannelStats(
             mean=mean * scale,
             std=math.sqrt(variance) * scale,
-            low=min(numbers),
-            high=max(numbers),
+            low=low,
+            high=high,
             n=n,
             unit=units.get(channel),
         )

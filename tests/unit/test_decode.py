@@ -133,6 +133,9 @@ def test_a_reading_may_have_1024_channels_and_no_more() -> None:
         ('{"values": {"": 1}}', Reason.BAD_SCHEMA, "0 characters"),
         ('{"values": {"a": 1}, "units": []}', Reason.BAD_UNIT, "units of the reading is an array"),
         ('{"values": {"a": 1}, "units": {"a": "\\u0007"}}', Reason.BAD_UNIT, "control characters"),
+        # half of a surrogate pair is no text: nothing further on could write it
+        ('{"values": {"\\ud800": 1}}', Reason.BAD_SCHEMA, "control characters"),
+        ('{"values": {"a": 1}, "units": {"a": "\\ud800"}}', Reason.BAD_UNIT, "control characters"),
         ('{"values": {"a": 1}} x', Reason.NOT_JSON, "Extra data at character 21"),
     ],
 )
