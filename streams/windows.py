@@ -6,8 +6,8 @@ modality of its streams. A stream's windows are driven by its watermark,
     min(own clock, min over modalities (what the modality's partition has been read past - its disorder bound)),
 
 where the own clock is the newest event time of the stream in any modality, and a modality whose partition is caught
-up and quiet (told by `tick`) holds nothing back of what was read until then. A window [start, end) fires when the watermark reaches `end`, and is
-final when it reaches `end + allowed_lateness`; in between, a late event fires it again.
+up and quiet (told by `tick`) counts as read as far as any other was by then. A window [start, end) fires when the
+watermark reaches `end`, and is final when it reaches `end + allowed_lateness`; in between, a late event fires it again.
 """
 
 from __future__ import annotations
@@ -222,8 +222,8 @@ class PartitionWindows:
         """Move the idle clock, and say which modalities' partitions are caught up and quiet for `idle_timeout`.
 
         The idle clock must stand still while any input is backlogged or we are back-pressured: a backlogged input is
-        never mistaken for a quiet one. An idle input holds no window that ends by what has been read until now; of
-        what is read after this tick, only the next one can say whether the input has something to add.
+        never mistaken for a quiet one. An idle input counts as read as far as the others have been until now; whether
+        it has something to add to what they read after this tick, only the next one can say.
         """
         self._idle_clock_ms = max(self._idle_clock_ms, idle_clock_ms)
         self._idle = list(idle)
@@ -273,9 +273,9 @@ class PartitionWindows:
         return out
 
     def _inputs_ms(self) -> int:
-        """What every modality has been read past, less its disorder bound, or is known to have nothing before."""
+        """What every modality has been read past, or is known to have nothing before, less its disorder bound."""
         return min(
-            max(read - disorder, self._idle_ms) if idle else read - disorder
+            (max(read, self._idle_ms) if idle else read) - disorder
             for read, disorder, idle in zip(self._read_ms, self.config.disorder_ms, self._idle, strict=True)
         )
 
