@@ -1,0 +1,145 @@
+"""Measures of an embedding space, as small pure functions of numpy arrays; tests compare each with a naive twin.
+
+Scores are similarities, higher is nearer. `allowed` (N, M) leaves pairs out: a query and itself, or its neighbours in
+time. Ties are counted against us: an item that scores as much as the right one is ranked before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating[Any]]
+Flags = NDArray[np.bool_]
+Labels = NDArray[Any]  # (N,) anything that compares
+
+
+def ranks(scores: Array, relevant: Flags, allowed: Flags | None = None) -> NDArray[np.int64]:
+    """scores, relevant (N, M) -> (N,) place of each query's best relevant item, from 1; 0 where it has none."""
+    usable = np.ones_like(relevant) if allowed is None else allowed
+    right = np.where(relevant & usable, scores, -np.inf).max(1, initial=-np.inf)  # (N,)
+    before = ((scores >= right[:, None]) & usable & ~relevant).sum(1)
+    return np.where(np.isfinite(right), before + 1, 0).astype(np.int64)
+
+
+def recall_at(places: NDArray[np.int64], k: int) -> float:
+    """Share of the queries that have something to find whose best relevant item is among the first k; NaN for none."""
+    asked = places[places > 0]
+    return float((asked <= k).mean()) if len(asked) else float("nan")
+
+
+def median_rank(places: NDArray[np.int64]) -> float:
+    """Of the queries that have something to find; NaN for none."""
+    asked = places[places > 0]
+    return float(np.median(asked)) if len(asked) else float("nan")
+
+
+def precision_at(scores: Array, relevant: Flags, k: int, allowed: Flags | None = None) -> Array:
+    """(N,) share of each query's k nearest items (of all, where there are fewer) that are relevant; NaN for none."""
+    usable = np.ones_like(relevant) if allowed is None else allowed
+    order = np.argsort(np.where(usable, -scores, np.inf), axis=1, kind="stable")[:, :k]  # (N, k)
+    there = np.take_along_axis(usable, order, 1)
+    right = np.take_along_axis(relevant, order, 1) & there
+    count = there.sum(1)
+    return np.where(count > 0, right.sum(1) / np.maximum(count, 1), np.nan)
+
+
+def macro_mean(values: Array, labels: Labels) -> float:
+    """Mean over classes of the mean of each class: a rare state counts as much as a common one. NaNs are left out."""
+    known = ~np.isnan(values)
+    values, labels = values[known], labels[known]
+    return float(np.mean([values[labels == one].mean() for one in np.unique(labels)])) if len(values) else float("nan")
+
+
+def bootstrap(
+    values: Array, labels: Labels, blocks: Labels, *, rounds: int = 1000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """Interval of `macro_mean(values, labels)` when whole blocks are drawn anew: windows of one stream that follow one
+    another are no independent witnesses. A class that a draw misses is left out of it."""
+    rng = np.random.default_rng(seed)
+    known = ~np.isnan(values)
+    values, labels, blocks = values[known], labels[known], blocks[known]
+    if not len(values):
+        return float("nan"), float("nan")
+    names, classes = np.unique(blocks, return_inverse=True), np.unique(labels, return_inverse=True)
+    count, kinds = len(names[0]), len(classes[0])
+    cell = names[1] * kinds + classes[1]
+    total = np.bincount(cell, values, count * kinds).reshape(count, kinds)  # sums by block and class
+    held = np.bincount(cell, None, count * kinds).reshape(count, kinds)
+    drawn = rng.multinomial(count, np.full(count, 1 / count), size=rounds)  # (rounds, blocks) how often each is drawn
+    sums, sizes = drawn @ total, drawn @ held
+    means = np.where(sizes > 0, sums / np.maximum(sizes, 1), np.nan)
+    found = np.nanmean(means, axis=1)
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def alignment(left: Array, right: Array) -> float:
+    """Mean squared distance of pairs (N, D), (N, D) that belong together (Wang and Isola 2020); 0 is best."""
+    return float(((left - right) ** 2).sum(1).mean()) if len(left) else float("nan")
+
+
+def uniformity(vectors: Array, t: float = 2.0) -> float:
+    """log of the mean of e^(-t d^2) over all pairs (N, D) (Wang and Isola 2020); lower is more evenly spread."""
+    if len(vectors) < 2:
+        return float("nan")
+    distance = np.maximum(2 - 2 * (vectors @ vectors.T), 0)[np.triu_indices(len(vectors), 1)]
+    return float(np.log(np.exp(-t * distance).mean()))
+
+
+def modality_gap(left: Array, right: Array) -> float:
+    """Distance between the means of two modalities' vectors (Liang et al. 2022)."""
+    if not len(left) or not len(right):
+        return float("nan")
+    return float(np.linalg.norm(left.mean(0) - right.mean(0)))
+
+
+def index_shares(queries: Array, items: Array, owner: Labels, allowed: Flags, k: int = 10) -> dict[str, float]:
+    """In an index that mixes modalities: owner -> its share of the k nearest items of all queries. Even shares, given
+    as many items of each, say that no modality drowns the others."""
+    scores = np.where(allowed, queries @ items.T, -np.inf)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    found = owner[order[np.take_along_axis(allowed, order, 1)]]
+    return {str(name): float((found == name).mean()) if len(found) else float("nan") for name in np.unique(owner)}
+
+
+def few_shot(
+    vectors: Array, labels: Labels, groups: Labels, shots: int, *, episodes: int = 50, seed: int = 0
+) -> tuple[float, int]:
+    """Accuracy of the nearest class mean of `shots` examples of each class, and the number of classes.
+
+    Examples and questions never share a group (a stretch of time of a stream). Classes with too little for both are
+    left out; every class counts the same.
+    """
+    rng = np.random.default_rng(seed)
+    classes = [c for c in np.unique(labels) if (labels == c).sum() > shots and len(np.unique(groups[labels == c])) > 1]
+    if len(classes) < 2:
+        return float("nan"), len(classes)
+    scores = []
+    for _ in range(episodes):
+        means, asked, truth = [], [], []
+        for number, name in enumerate(classes):
+            own = np.flatnonzero(labels == name)
+            shuffled = rng.permutation(np.unique(groups[own]))
+            teaching: list[int] = []
+            used = 0
+            while len(teaching) < shots and used < len(shuffled) - 1:  # the last group is for questions
+                teaching += own[groups[own] == shuffled[used]].tolist()
+                used += 1
+            means.append(vectors[rng.permutation(teaching)[:shots]].mean(0))
+            rest = own[np.isin(groups[own], shuffled[used:])]
+            asked.append(rest)
+            truth.append(np.full(len(rest), number))
+        centres = np.stack(means)
+        centres = centres / np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), 1e-12)
+        said = (vectors[np.concatenate(asked)] @ centres.T).argmax(1)
+        scores.append(macro_mean((said == np.concatenate(truth)).astype(float), np.concatenate(truth)))
+    return float(np.mean(scores)), len(classes)
+
+
+def quantiles(values: Sequence[float], *points: float) -> list[float]:
+    """Of a list; NaN for an empty one."""
+    return [float(q) for q in np.quantile(values, points)] if values else [float("nan")] * len(points)
