@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from models.blocks import masked_mean, unit
 from models.config import PRIVATE_DIM, SHARED_DIM, ModelConfig, Options
@@ -56,14 +57,16 @@ class FrameEncoder(nn.Module):
             layers += [nn.Conv2d(before, dim, kernel, stride=kernel, bias=False), nn.BatchNorm2d(dim)]
             layers += [_Block(dim) for _ in range(depth)]
             before = dim
-        self.net = nn.Sequential(*layers)
+        self.net = nn.Sequential(*layers).to(memory_format=torch.channels_last)
         self.out = nn.Sequential(nn.LayerNorm(2 * before), nn.Dropout(0.2), nn.Linear(2 * before, FRAME_DIM), nn.GELU())
 
     def forward(self, mel: Tensor) -> tuple[Tensor, Tensor]:
         """(N, MEL_BANDS, FRAME_COLUMNS) log10 mel power -> (N, FRAME_DIM), and band levels (N, 2 * MEL_BANDS)."""
         x = _scaled(mel)
         levels = band_levels(mel)
-        h = self.net(x.unsqueeze(1)).mean(2)  # (B, C, columns)
+        first = self.net[0](x.unsqueeze(1))
+        # Channels last in memory: the same sums in three quarters of the time.
+        h = self.net[1:](first.contiguous(memory_format=torch.channels_last)).mean(2)  # (N, C, columns)
         return self.out(torch.cat([h.mean(-1), h.amax(-1)], -1)), levels
 
 
@@ -138,17 +141,27 @@ class AudioEncoder(Encoder):
 
 
 def vary_mels(mels: Tensor, rng: random.Random) -> Tensor:
-    """(F, MEL_BANDS, FRAME_COLUMNS) -> as much: rolled in time, louder or softer, coloured, bands and columns lost."""
+    """(F, MEL_BANDS, FRAME_COLUMNS) -> as much: rolled and stretched in time, shifted in pitch, louder or softer, heard
+    through another room, bands and columns lost."""
     count = len(mels)
-    whole = mels.transpose(0, 1).reshape(MEL_BANDS, count * FRAME_COLUMNS)
-    whole = whole.roll(rng.randrange(whole.shape[-1]), -1)
-    tilt = torch.linspace(-1, 1, MEL_BANDS)[:, None] * rng.uniform(-0.4, 0.4)
-    whole = (whole + tilt + rng.uniform(-0.8, 0.8)).clamp_min(SILENCE)
+    columns = count * FRAME_COLUMNS
+    whole = mels.transpose(0, 1).reshape(MEL_BANDS, columns)
+    if rng.random() < 0.5:
+        stretched = int(columns * rng.uniform(0.85, 1.18))
+        whole = F.interpolate(whole[None], size=stretched, mode="linear")[0]
+        whole = torch.cat([whole, whole], -1)[:, :columns]
+    whole = whole.roll(rng.randrange(columns), -1)
+    shift = rng.randint(-4, 4)  # of about a sixth of an octave
+    if shift:
+        whole = whole[(torch.arange(MEL_BANDS) - shift).clamp(0, MEL_BANDS - 1)]
+    points = torch.tensor([[[rng.uniform(-0.6, 0.6) for _ in range(rng.randint(2, 5))]]])
+    room = F.interpolate(points, size=MEL_BANDS, mode="linear", align_corners=True)[0, 0, :, None]
+    whole = (whole + room + rng.uniform(-0.8, 0.8)).clamp_min(SILENCE)
     middle = whole.mean()
     if rng.random() < 0.7:
         band = rng.randrange(MEL_BANDS - 10)
         whole[band : band + rng.randrange(1, 10)] = middle
     for _ in range(2):
-        column = rng.randrange(whole.shape[-1] - 40)
+        column = rng.randrange(columns - 40)
         whole[:, column : column + rng.randrange(1, 40)] = middle
     return whole.reshape(MEL_BANDS, count, FRAME_COLUMNS).transpose(0, 1).contiguous()

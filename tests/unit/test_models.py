@@ -29,7 +29,6 @@ from models.features import FRAMES_MAX, frame_starts, log_mel, spread, window_fr
 from models.fusion import Fusion, FusionInput
 from models.hashing import WORDS_MAX, stable_hash, words
 from models.interface import DIM, MODALITY_NAMES, WindowInput, WindowVectors
-from models.losses import agreement, siglip
 from models.network import Network
 from models.sensor_tokens import SLOTS, TOKENS_MAX, tokenize
 
@@ -458,30 +457,6 @@ def test_every_fusion_ignores_what_an_absent_modality_holds(kind: str) -> None:
     torch.testing.assert_close(attention.sum(-1), torch.ones(8))
     assert (attention[:, 1] == 0).all()
     torch.testing.assert_close(one.norm(dim=-1), torch.ones(8))
-
-
-# -- loss ----------------------------------------------------------------------------------------------------------
-
-
-def test_the_sigmoid_loss_equals_its_naive_twin_and_does_not_see_ignored_pairs() -> None:
-    torch.manual_seed(0)
-    left, right = (torch.nn.functional.normalize(torch.randn(n, 16, dtype=torch.float64), dim=-1) for n in (5, 7))
-    labels = torch.randint(-1, 2, (5, 7)).double()
-    scale, bias = torch.tensor(10.0).double(), torch.tensor(-2.0).double()
-    by_sign: dict[float, list[float]] = {1.0: [], -1.0: []}
-    for i in range(5):
-        for j in range(7):
-            sign = labels[i, j].item()
-            if sign:
-                logit = float(left[i] @ right[j]) * 10 - 2
-                by_sign[sign].append(math.log(1 + math.exp(-sign * logit)))
-    naive = sum(sum(values) / len(values) for values in by_sign.values()) / 2
-    assert float(siglip(left, right, labels, scale, bias)) == pytest.approx(naive, rel=1e-9)
-    assert float(siglip(left, right, labels * 0, scale, bias)) == 0
-
-
-def test_labels_say_same_different_or_unknown() -> None:
-    assert agreement(torch.tensor([1, 2, -1]), torch.tensor([1, -1])).tolist() == [[1, 0], [-1, 0], [0, 0]]
 
 
 # -- folders -------------------------------------------------------------------------------------------------------
