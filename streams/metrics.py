@@ -32,6 +32,11 @@ class Metrics:
         self.stage = self._histogram("stage_seconds", "Time of one batch in a stage", _LATENCIES_S, "stage")
         self.batch = self._histogram("batch_windows", "Windows in an inference batch", _WINDOWS)
 
+    def forget_partitions(self) -> None:
+        """Another worker tells of them from now on: what we saw last must not stay on show."""
+        for gauge in (self.watermark_delay, self.lag, self.pending, self.paused):
+            gauge.clear()
+
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"sensorium_{name}", text, labels, registry=self.registry)
 

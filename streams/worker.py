@@ -257,6 +257,7 @@ class Worker:
         """Drop everything: Faust rebalances eagerly, all partitions at once."""
         for number in list(self.intake.partitions):
             self.intake.revoke(number)
+        self.metrics.forget_partitions()
 
     # -- time ----------------------------------------------------------------------------------------------------
 
