@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar
 
+import msgspec
 import numpy as np
 import qdrant_edge as qe
 
@@ -38,6 +39,7 @@ _INDEX_TYPES = {"keyword": qe.PayloadSchemaType.Keyword, "integer": qe.PayloadSc
 # qdrant-edge-py 0.9 turns True into 1 in a match, which then matches nothing: flags are matched by a keyword beside
 # them, `flag_<name>`, that no caller sees
 _FLAGS = tuple(name for name, kind in INDEXES.items() if kind == "bool")
+_BODY = "body"  # the whole payload as JSON; keys beside it were set later, or are indexed
 
 
 class EdgeStore:
@@ -66,9 +68,8 @@ class EdgeStore:
         self._pool.shutdown(wait=True)
 
     async def upsert(self, points: Sequence[Point]) -> None:
-        ready = [qe.Point(p.id, vectors, _with_flags(p.payload)) for p, vectors in checked(points)]
-        if ready:
-            await self._run(self._update, qe.UpdateOperation.upsert_points(ready))
+        if points:
+            await self._run(self._upsert, points)
 
     async def set_payload(self, id: str, values: Mapping[str, Any]) -> None:
         await self._run(self._update, qe.UpdateOperation.set_payload([id], _with_flags(values)))
@@ -197,6 +198,10 @@ class EdgeStore:
         assert self._shard is not None
         return self._shard
 
+    def _upsert(self, points: Sequence[Point]) -> None:
+        ready = [qe.Point(point.id, vectors, _stored(point.payload)) for point, vectors in checked(points)]
+        self._update(qe.UpdateOperation.upsert_points(ready))
+
     def _update(self, operation: qe.UpdateOperation) -> None:
         # the write-ahead log is in the page cache when this returns: it outlives the process, as promised
         self._open_shard().update(operation)
@@ -270,8 +275,19 @@ def _filter(
 
 def _point(record: Any) -> Point:
     vectors = {name: np.asarray(v, dtype=np.float32) for name, v in (record.vector or {}).items()}
-    payload = record.payload or {}
-    return Point(str(record.id), vectors, {key: value for key, value in payload.items() if not key.startswith("flag_")})
+    kept = record.payload or {}
+    payload: dict[str, Any] = msgspec.json.decode(kept.pop(_BODY)) if _BODY in kept else {}
+    payload.update((key, value) for key, value in kept.items() if not key.startswith("flag_"))
+    return Point(str(record.id), vectors, payload)
+
+
+def _stored(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """What the engine is given: the keys that it indexes, and everything as one JSON text.
+
+    It takes 3 to 7 microseconds over every value that it converts, and gives one float in eight back a bit off.
+    """
+    indexed = {key: payload[key] for key in INDEXES if key in payload}
+    return _with_flags(indexed) | {_BODY: msgspec.json.encode(payload).decode()}
 
 
 def _with_flags(values: Mapping[str, Any]) -> dict[str, Any]:
