@@ -46,7 +46,7 @@ class StreamWindows:
     def late_ms(self, start_ms: int, inputs_ms: int) -> int | None:
         """How far the watermark is past the home window of a pane, if that window is final; else None."""
         config = self.config
-        watermark = max(self.watermark_ms, min(self.newest_ms, inputs_ms))
+        watermark = max(self.watermark_ms, min(self.newest_ms, inputs_ms))  # ours may not have been looked at lately
         behind = watermark - start_ms - config.size_ms
         if behind >= config.allowed_lateness_ms:
             return behind

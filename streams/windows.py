@@ -68,7 +68,7 @@ class PartitionWindows:
         self._idle_clock_ms = 0
         self._recent: list[deque[int]] = [deque(maxlen=_RECENT) for _ in MODALITIES]  # event times read last
         self._first_ms: int | None = None  # where the first input to speak began
-        self._passed_ms = LONG_AGO  # the inputs' watermark that events are judged late by: none is, within one push
+        self._passed_ms = LONG_AGO  # the inputs' watermark when we last advanced: it never goes back
         self._due: list[tuple[int, str]] = []  # heap of (watermark at which a stream has something to do, stream)
         self._quiet: list[tuple[int, str]] = []  # heap of (idle clock at which a stream may be silent, stream)
         self._out: list[Output] = []
@@ -83,7 +83,6 @@ class PartitionWindows:
         unresolved: list[Record] = []
         if records:
             self._idle[modality] = False  # it is anything but quiet; `tick` will say when it is again
-            self._passed_ms = min(self._passed_ms, self._inputs_ms())
         for record in records:
             event, name = record.event, record.stream
             time_ms = event.time_ms
@@ -266,7 +265,7 @@ class PartitionWindows:
 
         Once there are `at_most` outputs or more, the rest is left for the next call.
         """
-        inputs = self._passed_ms = self._inputs_ms()
+        inputs = self._passed_ms = max(self._passed_ms, self._inputs_ms())
         self._move_due(inputs, at_most)
         self._close_quiet(at_most)
         out, self._out = self._out, []
