@@ -39,6 +39,7 @@ from models.training import random_subsets
 MIN_WINDOWS = 40  # below it nothing can be learnt that is worth keeping
 VALIDATED = 256  # windows, spread over the validation time
 CALIBRATED = 512
+DOMINANT = 0.8
 Device = Literal["auto", "cpu", "cuda"]
 
 
@@ -91,6 +92,11 @@ class Fitted:
     directions: dict[str, float] = field(default_factory=dict)
     contributions: dict[str, float] = field(default_factory=dict)
     cpu_seconds: float = 0.0
+
+    def dominant(self) -> str | None:
+        """A modality that makes up more than DOMINANT of all contributions, if there is one."""
+        total = sum(self.contributions.values())
+        return next((m for m, c in self.contributions.items() if c > DOMINANT * total), None)
 
 
 def choose_device(name: Device) -> torch.device:
@@ -349,3 +355,28 @@ def _fingerprint(config: ModelConfig, options: FitOptions, windows: list[StreamW
     for tensor in network.state_dict().values():
         digest.update(tensor.detach().cpu().float().numpy().tobytes())
     return digest.hexdigest()
+
+
+def card_of(fitted: Fitted, source: str, used: str) -> str:
+    """The card.md of a model trained on a stream."""
+    network = fitted.network
+    rows = "\n".join(f"| {name} | {value:.3f} |" for name, value in fitted.directions.items())
+    parts = ", ".join(f"{name} {value:.3f}" for name, value in fitted.contributions.items())
+    encoders = ", ".join(f"{m}: {network.config.encoders[m]['name']}" for m in network.modalities)
+    return f"""# Sensorium model, preset `{network.config.preset}`, trained on a stream
+
+Trained without labels on {fitted.training} windows of {source}; {fitted.validation} later windows, after a gap, were
+kept for validation. Encoders: {encoders}. Fusion: {network.config.fusion}. Balance: {network.config.balance}.
+
+    sensorium train {used}
+
+Retrieval on the validation windows (mean reciprocal rank of the window's own vector, neighbours in time and equal words
+left out), best after epoch {fitted.best_epoch} of {fitted.epochs}: {fitted.before:.3f} before, now
+{fitted.retrieval:.3f}.
+
+| direction | mean reciprocal rank |
+| --- | --- |
+{rows}
+
+How far the joint vector moves without a modality (1 - cosine): {parts}.
+"""

@@ -12,7 +12,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
 
 import typer  # noqa: E402
 
-from streams.cli import ask, data, letters, model, operate, run  # noqa: E402
+from streams.cli import ask, data, letters, model, operate, run, train  # noqa: E402
 from streams.cli.common import EXPECTED, CommandError, examples, fail  # noqa: E402
 
 app = typer.Typer(
@@ -38,6 +38,7 @@ ask.register(app)
 operate.register(app)
 letters.register(app)
 model.register(app)
+train.register(app)
 
 
 def main() -> None:
