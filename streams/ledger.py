@@ -78,6 +78,8 @@ class OffsetLedger:
             offset = order.popleft()
             done.remove(offset)
             partition.end = offset + 1
+        if not order:
+            done.clear()  # of whatever was released once too often
         return partition.end
 
     def pending(self, tp: Hashable) -> int:
