@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Protocol
 
@@ -60,7 +61,7 @@ class StoreQueries:
 
     async def search_window(self, id: str, where: Filter, limit: int) -> list[Row]:
         """Moments nearest to a stored window, which itself is left out."""
-        found = await self._store.get([id], vectors=True)
+        found = await self._store.get([id], vectors=True) if _is_id(id) else []
         if not found:
             raise QueryError(f"no window {id} is stored; ids are shown by: sensorium search --json")
         hits = await self._store.search(found[0].vectors["joint"], where=where, limit=limit + 1)
@@ -118,6 +119,14 @@ class StoreQueries:
                 "score": payload["score"],
                 "incident": payload["incident"],
             }
+
+
+def _is_id(text: str) -> bool:
+    """Stores take nothing else for the id of a point."""
+    try:
+        return str(uuid.UUID(text)) == text.lower()
+    except ValueError:
+        return False
 
 
 async def _decode(encoded: bytes) -> NDArray[np.int16]:
