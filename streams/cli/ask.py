@@ -103,7 +103,7 @@ def search(
         said = "; ".join(row["captions"]) or "-"
         cells.append((clock(row["start"]), row["stream"], f"{row['similarity']:.3f}", row["status"], said))
     print_table(("time (UTC)", "stream", "similar", "status", "said"), cells, folded=4)
-    say(f"more like the first: sensorium search --window {rows[0]['id']}  (all ids: --json)", "dim")
+    say(f"more like the first: sensorium search --window {rows[0]['id']}", "dim")
 
 
 def _of(where: Filter) -> str:

@@ -28,7 +28,8 @@ def seen(board: Board, stream: str, end_s: int, *, status: str = "ok", score: fl
 
 def step(stream: str, kind: str, sequence: int, at_s: int = 60) -> dict[str, Any]:
     text = f"{stream}: {LONG}" if kind == "opened" else f"{stream}: back to normal"
-    return {"id": f"i-{stream}", "sequence": sequence, "kind": kind, "time_ms": at_s * 1000, "severity": 80, "text": text}
+    told = {"kind": kind, "time_ms": at_s * 1000, "severity": 80, "text": text}
+    return told | {"id": f"i-{stream}", "sequence": sequence}
 
 
 def drawn(board: Board, width: int, height: int) -> list[str]:
