@@ -116,14 +116,16 @@ class Detector:
             before = state.incident
             step = next_step(state, config, told)
             steps = (step,) if step is not None else ()
-            if step is not None and step.kind == "adopted":
+            if before is None and state.incident is not None:
+                self._vectors[window.start_ms] = window.vectors  # what later ones may be most like
+            elif step is not None and step.kind == "adopted":
                 self._forget()
-            elif before is not None and state.incident is None:
-                self._remember_past(before.start_ms)
+        ended = bool(steps) and steps[0].kind in ("closed", "adopted")
+        self.state.cusum = 0.0 if ended else scored.cusum  # what was summed up belongs to the incident that is over
         self._learn(window, scored, warming)
         incident = state.incident.id if state.incident else None
-        if incident is None and steps and steps[-1].kind in ("closed", "adopted"):
-            incident = steps[-1].id  # its last window still belongs to it
+        if ended:
+            incident = steps[0].id  # its last window still belongs to it
         self._prune()
         verdict = self._verdict(window, scored, warming, incident)
         return Verdict(
@@ -193,8 +195,10 @@ class Detector:
         config = self.config
         scale = scores.scale_of(spread, config.knn_floor)
         z = min(4.0, (scored.reference_distances[key] - spread.mean) / scale)
-        scored.cusum = min(2.0 * config.cusum_limit, max(0.0, self.state.cusum + z - config.cusum_slack))
-        scored.ratios["cusum"] = scored.cusum / (config.cusum_limit + 3.0 * config.extra_sigmas)
+        limit = config.cusum_limit + 3.0 * config.extra_sigmas
+        # bounded: when a drift is mended, its incident is over in reasonable time
+        scored.cusum = min(2.0 * limit, max(0.0, self.state.cusum + z - config.cusum_slack))
+        scored.ratios["cusum"] = scored.cusum / limit
 
     def _score_channels(self, window: Observation, scored: _Scored) -> None:
         config, worst = self.config, 0.0
@@ -202,17 +206,18 @@ class Detector:
         judged = False
         for name, stats in window.channels.items():
             baseline = self.state.channels.get(name)
-            if baseline is None:
+            if baseline is None or not math.isfinite(stats.mean):
                 continue
-            noise = stats.std / math.sqrt(stats.n)
-            z, scale = scores.channel_z(baseline, stats.mean, noise, config.channel_floor * abs(baseline.mean))
+            value, noise = scores.tame(stats.mean), scores.tame(stats.std) / math.sqrt(stats.n)
+            z, scale = scores.channel_z(baseline, value, noise, config.channel_floor * abs(baseline.mean))
             scored.scales[name] = scale
             if baseline.n < config.warm_modality:
                 continue
             judged = True
             if abs(z) > line * config.close_below:
                 z = max(-999.0, min(999.0, z))
-                change = ChannelChange(name, baseline.mean, stats.mean, round(z, 2), stats.unit)
+                expected, actual = scores.shown(baseline.mean), scores.shown(stats.mean)
+                change = ChannelChange(name, expected, actual, round(z, 2), stats.unit)
                 scored.changes.append((abs(z), change))
             worst = max(worst, abs(z) / line)
         if judged:
@@ -242,6 +247,7 @@ class Detector:
             start_ms=window.start_ms,
             end_ms=window.end_ms,
             worst=scored.worst,
+            scored=_scored_modalities(scored),
             score_name=max(scored.ratios, key=lambda key: (scored.ratios[key], key), default=""),
             opening=opening or scored.worst >= self.config.open_at_once,
             severity=severity_of(scored.worst),
@@ -263,10 +269,6 @@ class Detector:
                     best = (distance, past.id)
         return best[1] if best else None
 
-    def _remember_past(self, start_ms: int) -> None:
-        # `next_step` has noted the incident; without its vector there is nothing to compare
-        self.state.past = [past for past in self.state.past if past.start_ms in self._vectors]
-
     def _forget(self) -> None:
         """The new normal: everything is learnt anew."""
         state = self.state
@@ -287,7 +289,6 @@ class Detector:
                 if frozen.n < _LEARN_REFERENCE:
                     clip = 4.0 * scores.scale_of(frozen, config.knn_floor)
                     scores.learn(frozen, scored.reference_distances[key], clip)
-        state.cusum = scored.cusum if state.incident is None or calm else state.cusum
         self._learn_channels(window, scored, slow=not (calm or warming))
         if warming or calm:
             self._learn_vectors(window)
@@ -297,14 +298,14 @@ class Detector:
         rate = 1.0 - math.exp(-(window.end_ms - window.start_ms) / config.channel_tau_ms)
         for name, stats in window.channels.items():
             baseline = state.channels.get(name)
+            if not math.isfinite(stats.mean):
+                continue
             if baseline is None:
                 if len(state.channels) >= _CHANNELS_KEPT:
                     continue
                 baseline = state.channels[name] = Baseline()
-            if slow and baseline.n >= config.warm_modality:
-                scores.channel_learn(baseline, stats.mean, scored.scales.get(name, 0.0), rate * config.alarm_learning)
-            else:
-                scores.channel_learn(baseline, stats.mean, scored.scales.get(name, 0.0), rate)
+            slowed = config.alarm_learning if slow and baseline.n >= config.warm_modality else 1.0
+            scores.channel_learn(baseline, scores.tame(stats.mean), scored.scales.get(name, 0.0), rate * slowed)
 
     def _learn_vectors(self, window: Observation) -> None:
         """A reference bank takes windows until it is complete; later ones wait in quarantine for the recent bank."""
@@ -377,7 +378,8 @@ class Detector:
 
 def _starts(state: DriftState) -> frozenset[int]:
     banks = (*state.reference.values(), *state.recent.values(), state.waiting)
-    return frozenset().union(*banks, (past.start_ms for past in state.past))
+    incident = () if state.incident is None else (state.incident.start_ms,)
+    return frozenset().union(*banks, incident, (past.start_ms for past in state.past))
 
 
 def severity_of(ratio: float) -> int:
@@ -389,6 +391,11 @@ def _banks_of(window: Observation) -> list[tuple[str, str]]:
     """(vector name, bank key) of everything in a window that is compared with a bank."""
     present = [(m.value, m.value) for m in MODALITIES if window.mask & MODALITY_BIT[m] and m.value in window.vectors]
     return [*present, ("joint", f"joint/{window.mask}")]
+
+
+def _scored_modalities(scored: _Scored) -> frozenset[str]:
+    named = {name.removeprefix("knn/") for name in scored.ratios if name.startswith("knn/")}
+    return frozenset(named | ({"sensor"} if "channel" in scored.ratios else set()))
 
 
 def _shares(window: Observation, scored: _Scored) -> dict[str, float]:

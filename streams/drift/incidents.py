@@ -30,6 +30,7 @@ class Told:
     start_ms: int
     end_ms: int
     worst: float
+    scored: frozenset[str]  # modalities that this window says something of
     score_name: str
     opening: bool
     severity: int
@@ -43,7 +44,8 @@ class Told:
 def next_step(state: DriftState, config: DriftConfig, told: Told) -> IncidentEvent | None:
     """Move `state.incident` by one window; the step to announce, if this window causes one.
 
-    A window that could not be scored is no evidence of recovery: silence closes nothing, for no window comes of it.
+    A window that says nothing of the modality that the incident is about is no evidence of recovery, and no more is
+    silence: of the time before a window in which nothing was seen, at most half of `close_ms` counts.
     """
     incident = state.incident
     if incident is None:
@@ -59,16 +61,20 @@ def next_step(state: DriftState, config: DriftConfig, told: Told) -> IncidentEve
             told_ms=told.end_ms,
             severity=told.severity,
             modality=_dominant(told.shares),
-            hot_ms=told.end_ms,
+            judged_ms=told.end_ms,
         )
         state.incident = incident
         return _step("opened", incident, told)
-    if told.worst >= config.close_below:
-        incident.hot_ms = told.end_ms
-    if told.end_ms - incident.hot_ms >= config.close_ms:
-        return _end("closed", state, incident, told)
-    if told.end_ms - incident.opened_ms >= config.adopt_ms:
-        return _end("adopted", state, incident, told)
+    hot = told.worst >= config.close_below
+    if hot or incident.modality in told.scored:
+        seen_ms = min(told.end_ms - incident.judged_ms, config.close_ms // 2)
+        incident.judged_ms = told.end_ms
+        incident.open_ms += seen_ms
+        incident.calm_ms = 0 if hot else incident.calm_ms + seen_ms
+        if incident.calm_ms >= config.close_ms:
+            return _end("closed", state, incident, told)
+        if incident.open_ms >= config.adopt_ms:
+            return _end("adopted", state, incident, told)
     dominant = _dominant(told.shares)
     risen = told.severity >= incident.severity + _SEVERITY_STEP
     other = told.worst >= 1.0 and dominant != incident.modality
@@ -86,7 +92,6 @@ def _end(kind: Kind, state: DriftState, incident: OpenIncident, told: Told) -> I
     state.incident = None
     state.runs = {}
     state.run_onset_ms = None
-    state.cusum = 0.0
     state.past = [*state.past, Past(incident.id, incident.start_ms)][-_PAST_KEPT:]
     return _step(kind, incident, told)
 

@@ -11,6 +11,17 @@ from numpy.typing import NDArray
 from streams.drift.state import Baseline, Spread
 
 _MEMORY = 200  # windows after which a spread forgets
+_TAME = 1e150  # squares of this are finite
+
+
+def tame(value: float) -> float:
+    """A value whose square is finite."""
+    return max(-_TAME, min(_TAME, value))
+
+
+def shown(value: float) -> float:
+    """Nine significant digits: these come through every JSON unchanged."""
+    return float(f"{value:.9g}")
 
 
 def distances(vector: NDArray[Any], bank: NDArray[np.float64]) -> NDArray[np.float64]:

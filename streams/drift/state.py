@@ -34,7 +34,9 @@ class OpenIncident(msgspec.Struct, array_like=True):
     told_ms: int  # end of the window of the last step
     severity: int  # highest told so far
     modality: str  # dominant one, as last told
-    hot_ms: int  # end of the last window that was not calm
+    judged_ms: int  # end of the last window that could say something of it
+    calm_ms: int = 0  # time seen calm since it was last seen not to be
+    open_ms: int = 0  # time seen since it was opened; neither counts the time in which nothing was seen
 
 
 class Past(msgspec.Struct, array_like=True):
