@@ -24,7 +24,9 @@ def configure_logs(settings: Settings, *, service: bool = True) -> None:
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     quiet = not service and level > logging.DEBUG
     for name in _LIBRARIES:
-        logging.getLogger(name).propagate = not quiet
+        logger = logging.getLogger(name)
+        logger.propagate = not quiet
+        logger.handlers[:] = [logging.NullHandler()] if quiet else []  # without any, warnings are printed bare
     if quiet:
         level = max(level, logging.WARNING)
     shared: list[structlog.typing.Processor] = [

@@ -175,17 +175,17 @@ class Replay:
     def _draw(self, progress: Progress, bar: TaskID) -> None:
         at, behind = "", ""
         if self.sent_time_ms is not None:
-            at = format_ms(self.sent_time_ms)
+            at = format_ms(self.sent_time_ms)[:19].replace("T", " ")
             if self.newest_window_ms is not None:
-                behind = f"windows {max(0, self.sent_time_ms - self.newest_window_ms) / 1000:.0f} s behind"
+                behind = f"{max(0, self.sent_time_ms - self.newest_window_ms) / 1000:.0f} s behind"
         progress.update(bar, completed=self.account.accounted, time=at, lag=behind)
 
 
 def _progress(console: Console) -> Progress:
     return Progress(
-        TextColumn("events accounted for"),
-        BarColumn(),
+        BarColumn(14),
         MofNCompleteColumn(),
+        TextColumn("events"),
         TextColumn("{task.fields[time]}"),
         TextColumn("{task.fields[lag]}"),
         TimeElapsedColumn(),

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
+from rich.padding import Padding
+from rich.text import Text
 
 from streams.cli.common import (
     CommandError,
@@ -103,7 +105,7 @@ def search(
         said = "; ".join(row["captions"]) or "-"
         cells.append((clock(row["start"]), row["stream"], f"{row['similarity']:.3f}", row["status"], said))
     print_table(("time (UTC)", "stream", "similar", "status", "said"), cells, folded=4)
-    say(f"more like the first: sensorium search --window {rows[0]['id']}", "dim")
+    say(f"like the first: sensorium search --window {rows[0]['id']}", "dim")
 
 
 def _of(where: Filter) -> str:
@@ -203,7 +205,10 @@ def _print_incident(row: dict[str, Any]) -> None:
         end = f"{how} after {lasted(row['closed_ms'] - row['opened_ms'])}"
     say(f"{clock(row['opened_ms'])}  {row['stream']}  severity {row['severity']}, {end}", "bold")
     because = row["text"].removeprefix(row["stream"] + ": ")
-    console.print(f"  {because}", markup=False, soft_wrap=not console.is_terminal)
+    if console.is_terminal:
+        console.print(Padding(Text(because), (0, 0, 0, 2)))
+    else:
+        say(f"  {because}")
     say(f"  incident {row['id']}", "dim")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 import signal
 import socket
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 import typer
 from typer.testing import CliRunner
 
@@ -320,6 +322,45 @@ def test_a_group_of_errors_is_told_by_its_first() -> None:
 
     with pytest.raises(SettingsError, match="that one"):
         common.run_async(fail())
+
+
+@pytest.mark.parametrize(("service", "level", "heard"), [(False, "info", False), (True, "info", True),
+                                                           (False, "debug", True)])  # fmt: skip
+def test_what_libraries_say_to_themselves_is_for_a_services_log(
+    service: bool, level: str, heard: bool, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from streams.logs import configure_logs
+
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", list(root.handlers))
+    try:
+        configure_logs(load_settings(log_level=level), service=service)
+        logging.getLogger("aiokafka.consumer.fetcher").warning("something of little interest")
+        assert ("of little interest" in capfd.readouterr().err) is heard
+    finally:
+        configure_logs(load_settings())
+
+
+def test_logs_can_be_one_json_object_a_line(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from streams.logs import configure_logs
+
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", list(root.handlers))
+    try:
+        configure_logs(load_settings(log_format="json"))
+        structlog.get_logger("streams.worker").info("assigned", partitions=4)
+        logging.getLogger("faust").warning("of a library")
+        try:
+            raise ValueError("with a cause")
+        except ValueError:
+            structlog.get_logger("streams.worker").exception("broken")
+        lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    finally:
+        configure_logs(load_settings())
+    assert [line["event"] for line in lines] == ["assigned", "of a library", "broken"]
+    assert (lines[0]["partitions"], lines[0]["logger"], lines[0]["level"]) == (4, "streams.worker", "info")
+    assert all("timestamp" in line for line in lines)
+    assert "with a cause" in lines[2]["exception"]
 
 
 def test_commands_start_quickly_without_torch() -> None:
