@@ -334,40 +334,49 @@ class Inference:
             if work.fate == "recounted" and work.id not in newest:
                 keys = ("home", "duplicates", "members", "origin", "sealed")
                 await self._store.set_payload(work.id, {key: work.payload[key] for key in keys})
-            await self._flag_bank(work)
+        await self._flag_banks(works)
 
-    async def _flag_bank(self, work: Work) -> None:
-        """Retention spares the windows that a stream's reference bank is made of."""
-        own = {work.window.start_ms}  # written with its flag
-        for starts, flag in (
-            (work.bank_after - work.bank_before - own, True),
-            (work.bank_before - work.bank_after, False),
-        ):
-            for start in sorted(starts):
-                await self._store.set_payload(self._restorer.window_id(work.window.stream, start), {"bank": flag})
+    async def _flag_banks(self, works: list[Work]) -> None:
+        """Retention spares the windows that a stream's banks are made of. One that joins them is written as such."""
+        flags: dict[tuple[str, int], bool] = {}
+        for work in works:
+            joined, left = work.bank_after - work.bank_before, work.bank_before - work.bank_after
+            flags.update(((work.window.stream, start), True) for start in joined if start != work.window.start_ms)
+            flags.update(((work.window.stream, start), False) for start in left)
+        for flag in (True, False):
+            ids = [self._restorer.window_id(*window) for window, flagged in flags.items() if flagged is flag]
+            await self._store.set_payload(ids, {"bank": flag})
 
     async def _announce(self, works: list[Work]) -> None:
+        fates: dict[str, int] = {}
         async with asyncio.TaskGroup() as sends:
             for work in works:
-                self._metrics.windows.labels(work.fate).inc()
+                fates[work.fate] = fates.get(work.fate, 0) + 1
                 if work.fate == "failed":
                     sends.create_task(self._announcer.failure(work.id, work.window, work.partition.number))
                 else:
                     sends.create_task(self._announcer.window(work.id, work.payload))
-                    self._count(work)
+        for fate, count in fates.items():
+            self._metrics.windows.labels(fate).inc(count)
+        self._count([work for work in works if work.fate != "failed"])
         for work in works:
             # said before a restart, perhaps: whoever died between store and topic did not get to say it
             if work.window.firing == 0 and work.fate != "failed":
                 await self._announcer.incidents(work.payload["steps"], again=work.fate != "new")
 
-    def _count(self, work: Work) -> None:
-        before: Mapping[str, Any] = work.known.payload if work.known is not None else {"home": {}, "duplicates": 0}
-        for modality in MODALITIES:
-            gained = work.payload["home"].get(modality.value, 0) - before["home"].get(modality.value, 0)
-            if gained > 0:
-                self._metrics.events.labels(self._topic(TOPICS[modality]), "windowed").inc(gained)
-        repeats = work.payload["duplicates"] - before["duplicates"]
-        if repeats > 0:
+    def _count(self, works: list[Work]) -> None:
+        gained = dict.fromkeys(MODALITIES, 0)
+        repeats = 0
+        for work in works:
+            before: Mapping[str, Any] = work.known.payload if work.known is not None else {"home": {}, "duplicates": 0}
+            for modality in MODALITIES:
+                more = work.payload["home"].get(modality.value, 0) - before["home"].get(modality.value, 0)
+                gained[modality] += max(0, more)
+            repeats += max(0, work.payload["duplicates"] - before["duplicates"])
+        for modality, events in gained.items():
+            if events:
+                self._metrics.events.labels(self._topic(TOPICS[modality]), "windowed").inc(events)
+        if repeats:
             self._metrics.events.labels("all", "duplicate").inc(repeats)
 
     def _release(self, partition: Partition, output: Finished) -> None:

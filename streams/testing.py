@@ -121,7 +121,7 @@ class _FusedStore:
         await self._fuse.burn()
         await self._store.upsert(points)
 
-    async def set_payload(self, id: str, values: Mapping[str, Any]) -> None:
+    async def set_payload(self, id: str | Sequence[str], values: Mapping[str, Any]) -> None:
         await self._fuse.burn()
         await self._store.set_payload(id, values)
 

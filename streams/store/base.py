@@ -92,8 +92,8 @@ class VectorStore(Protocol):
         """Write points, replacing those of the same id. Durable (survives kill -9) when it returns."""
         ...
 
-    async def set_payload(self, id: str, values: Mapping[str, Any]) -> None:
-        """Merge `values` into the payload of one point that exists."""
+    async def set_payload(self, id: str | Sequence[str], values: Mapping[str, Any]) -> None:
+        """Merge `values` into the payload of one point that exists, or of several."""
         ...
 
     async def get(self, ids: Sequence[str], *, vectors: bool = False) -> list[Point]:

@@ -71,8 +71,10 @@ class EdgeStore:
         if points:
             await self._run(self._upsert, points)
 
-    async def set_payload(self, id: str, values: Mapping[str, Any]) -> None:
-        await self._run(self._update, qe.UpdateOperation.set_payload([id], _with_flags(values)))
+    async def set_payload(self, id: str | Sequence[str], values: Mapping[str, Any]) -> None:
+        ids: list[Any] = [id] if isinstance(id, str) else list(id)
+        if ids:
+            await self._run(self._update, qe.UpdateOperation.set_payload(ids, _with_flags(values)))
 
     async def get(self, ids: Sequence[str], *, vectors: bool = False) -> list[Point]:
         if not ids:

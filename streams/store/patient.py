@@ -37,7 +37,7 @@ class PatientStore:
     async def upsert(self, points: Sequence[Point]) -> None:
         await self._patiently(lambda: self._store.upsert(points))
 
-    async def set_payload(self, id: str, values: Mapping[str, Any]) -> None:
+    async def set_payload(self, id: str | Sequence[str], values: Mapping[str, Any]) -> None:
         await self._patiently(lambda: self._store.set_payload(id, values))
 
     async def get(self, ids: Sequence[str], *, vectors: bool = False) -> list[Point]:

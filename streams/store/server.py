@@ -148,10 +148,12 @@ class ServerStore:
             # node is gone; a stream has one writer, whose writes wait for one another
             await self._call(lambda: self._qdrant.upsert(self.collection, ready, wait=True))
 
-    async def set_payload(self, id: str, values: Mapping[str, Any]) -> None:
-        await self._call(
-            lambda: self._qdrant.set_payload(self.collection, dict(values), points=[id], wait=True)
-        )
+    async def set_payload(self, id: str | Sequence[str], values: Mapping[str, Any]) -> None:
+        ids: list[Any] = [id] if isinstance(id, str) else list(id)
+        if ids:
+            await self._call(
+                lambda: self._qdrant.set_payload(self.collection, dict(values), points=ids, wait=True)
+            )
 
     async def get(self, ids: Sequence[str], *, vectors: bool = False) -> list[Point]:
         if not ids:

@@ -50,7 +50,7 @@ SIZE_MS = 10_000
 BATCH = 32
 WINDOW = {"idle_timeout_ms": 1_000}
 SIMULATED = {"streams": 12, "seed": 5, "seconds": 2_400}
-LAG_STEP_S = 0.005
+LAG_STEP_S = 0.02
 
 
 # -- recordings --------------------------------------------------------------------------------------------------
