@@ -24,7 +24,7 @@ test: setup
 	$(BIN)/ruff check streams models tests
 	$(BIN)/mypy
 	$(BIN)/pytest tests/unit -q
-	$(BIN)/pytest tests/integration tests/chaos -q -m "not slow or chaos or kafka"
+	$(BIN)/pytest tests/integration tests/chaos -q
 
 bench: setup
 	$(BIN)/python -m tests.benchmarks
