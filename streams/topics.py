@@ -5,6 +5,8 @@ The three inputs must have one partition count: the modalities of a stream meet 
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +16,7 @@ from aiokafka.errors import TopicAlreadyExistsError, for_code
 from streams.kafka_clients import open_admin
 from streams.settings import Settings
 
+_KNOWN_WITHIN_S = 30.0
 INPUTS = ("sensor-readings", "audio-clips", "captions")
 
 
@@ -97,7 +100,22 @@ async def create_topics(settings: Settings, bootstrap: str) -> list[str]:
                 raise TopicsError(f"cannot create topic {name}: {why}; check it with: sensorium topics describe")
     finally:
         await admin.close()
-    return [state.full_name for state in missing]
+    made = [state.full_name for state in missing]
+    await _until_known(settings, bootstrap, made)
+    return made
+
+
+async def _until_known(settings: Settings, bootstrap: str, names: Sequence[str]) -> None:
+    """Wait until brokers tell of topics that the controller has made: on a busy machine that takes a moment."""
+    deadline = time.monotonic() + _KNOWN_WITHIN_S
+    while True:
+        unknown = {s.full_name for s in await describe_topics(settings, bootstrap) if not s.partitions} & set(names)
+        if not unknown:
+            return
+        if time.monotonic() > deadline:
+            said = f"{', '.join(sorted(unknown))} are still not there {_KNOWN_WITHIN_S:.0f} s after they were made"
+            raise TopicsError(f"{said}; look at the brokers' logs, then try again: sensorium topics create")
+        await asyncio.sleep(0.1)
 
 
 def _retention(settings: Settings) -> dict[str, str]:
