@@ -304,8 +304,9 @@ class Detector:
                 if len(state.channels) >= _CHANNELS_KEPT:
                     continue
                 baseline = state.channels[name] = Baseline()
-            slowed = config.alarm_learning if slow and baseline.n >= config.warm_modality else 1.0
-            scores.channel_learn(baseline, scores.tame(stats.mean), scored.scales.get(name, 0.0), rate * slowed)
+            calm = not slow or baseline.n < config.warm_modality
+            learnt = rate if calm else rate * config.alarm_learning
+            scores.channel_learn(baseline, scores.tame(stats.mean), scored.scales.get(name, 0.0), learnt, calm=calm)
 
     def _learn_vectors(self, window: Observation) -> None:
         """A reference bank takes windows until it is complete; later ones wait in quarantine for the recent bank."""

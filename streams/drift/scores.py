@@ -67,15 +67,16 @@ def channel_z(baseline: Baseline, value: float, noise: float, floor: float) -> t
     return (value - baseline.mean) / scale, scale
 
 
-def channel_learn(baseline: Baseline, value: float, scale: float, rate: float) -> None:
-    """Move a baseline towards a value; residuals are clipped at three scales, so that a spike widens nothing."""
+def channel_learn(baseline: Baseline, value: float, scale: float, rate: float, *, calm: bool) -> None:
+    """Move a baseline towards a value; residuals are clipped at three scales, and only calm ones widen it."""
     baseline.n += 1
     if baseline.n == 1:
         baseline.mean = value
         return
-    rate = max(rate, 1.0 / baseline.n) if rate > 0 else 0.0
+    rate = max(rate, 1.0 / baseline.n) if calm else rate
     delta = value - baseline.mean
     if baseline.n > 8 and scale > 0.0:
         delta = max(-3.0 * scale, min(3.0 * scale, delta))
     baseline.mean += rate * delta
-    baseline.var = (1.0 - rate) * (baseline.var + rate * delta * delta)
+    if calm:
+        baseline.var = (1.0 - rate) * (baseline.var + rate * delta * delta)
