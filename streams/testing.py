@@ -247,6 +247,10 @@ class Harness:
                 self.committed[tp] = offset
         return dict(self.committed)
 
+    def ends(self) -> dict[tuple[str, int], int]:
+        """One past the last record of every input partition: what is committed when all is finished."""
+        return {tp: len(log) for tp, log in self._log.items()}
+
     async def crash(self, *, after: int | None = None) -> None:
         """kill -9 and start again: committed offsets, store and outputs stay, all else is gone.
 

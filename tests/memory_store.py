@@ -31,10 +31,11 @@ class MemoryStore:
             vectors = {name: np.asarray(v, dtype=np.float32).tobytes() for name, v in point.vectors.items()}
             self._points[point.id] = (json.dumps(point.payload, allow_nan=False), vectors)
 
-    async def set_payload(self, id: str, values: Mapping[str, Any]) -> None:
-        if id in self._points:
-            payload, vectors = self._points[id]
-            self._points[id] = (json.dumps(json.loads(payload) | dict(values), allow_nan=False), vectors)
+    async def set_payload(self, id: str | Sequence[str], values: Mapping[str, Any]) -> None:
+        for one in [id] if isinstance(id, str) else id:
+            if one in self._points:
+                payload, vectors = self._points[one]
+                self._points[one] = (json.dumps(json.loads(payload) | dict(values), allow_nan=False), vectors)
 
     async def get(self, ids: Sequence[str], *, vectors: bool = False) -> list[Point]:
         return [self._point(id, vectors) for id in ids if id in self._points]
