@@ -147,5 +147,5 @@ async def made_topics(settings: Settings) -> None:
     await create_topics(settings, settings.kafka)
 
 
-async def in_thread(work: Any, *arguments: Any) -> Any:
-    return await asyncio.to_thread(work, *arguments)
+async def in_thread(work: Any, *arguments: Any, **options: Any) -> Any:
+    return await asyncio.to_thread(work, *arguments, **options)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from streams.events import Reading
 from streams.ledger import OffsetLedger
-from streams.windows import Finished, Fired, PartitionWindows, Record, WindowConfig
+from streams.windows import Finished, Fired, Late, PartitionWindows, Record, WindowConfig
 
 SIZE_MS = 10_000
 DISORDER_MS = 2_000
@@ -21,9 +21,12 @@ T0_MS = 1_700_000_000_000
 
 
 def make_records(
-    keys: int, rate_hz: int, total: int, *, duplicates: float = 0.05, shuffle: bool = True
+    keys: int, rate_hz: int, total: int, *, duplicates: float = 0.05, shuffle: bool = True, late: float = 0.0
 ) -> list[Record]:
-    """`total` readings of `keys` streams, in order of arrival; repeats come on top."""
+    """`total` readings of `keys` streams, in order of arrival; repeats come on top.
+
+    `late`: the share of them that comes up to a minute too late: about half still revise their window.
+    """
     rng = random.Random(7)
     step_ms = 1000 // rate_hz
     arrivals: list[tuple[float, str, Reading]] = []
@@ -33,6 +36,8 @@ def make_records(
         reading = Reading(time_ms, {"pressure": rng.random(), "temperature": rng.random()})
         # nothing is overtaken by anything that is newer by the bound or more
         at = time_ms + (rng.random() * (DISORDER_MS - 1) if shuffle else 0.0)
+        if late and rng.random() < late:
+            at += DISORDER_MS + rng.random() * 60_000
         arrivals.append((at, f"pump-{key}", reading))
         if rng.random() < duplicates:
             repeat = Reading(time_ms, dict(reading.values))
@@ -51,21 +56,24 @@ def run_operator(batches: Sequence[Sequence[Record]], *, size_ms: int, hop_ms: i
     windows = PartitionWindows(config)
     offsets = OffsetLedger()
     offsets.begin("readings-0", 1)
-    fired = events = repeats = finished = 0
+    fired = finished = late = 0
+    counted: dict[tuple[str, int], tuple[int, int]] = {}  # the last firing of a window says how many it is home of
 
     def take() -> None:
-        nonlocal fired, events, repeats, finished
+        nonlocal fired, finished, late
         windows.tick(0, (False, True, True))
         for output in windows.advance():
             if type(output) is Fired:
                 fired += 1
-                if not output.firing:
-                    events += output.home_events[0]
-                    repeats += output.duplicates
+                counted[output.stream, output.start_ms] = (output.home_events[0], output.duplicates)
             elif type(output) is Finished:
                 finished += len(output.offsets[0])
                 if ledger:
                     offsets.release("readings-0", 1, output.offsets[0])
+            elif type(output) is Late:
+                late += 1
+                if ledger:
+                    offsets.release("readings-0", 1, (output.record.offset,))
 
     for batch in batches:
         if ledger:
@@ -77,8 +85,9 @@ def run_operator(batches: Sequence[Sequence[Record]], *, size_ms: int, hop_ms: i
     windows.tick(10**9, (True, True, True))
     take()  # the idle clock stays where it is
     if ledger:
-        assert offsets.committable("readings-0") == finished
-    return {"fired": fired, "events": events, "repeats": repeats, "finished": finished}
+        assert offsets.committable("readings-0") == finished + late
+    events, repeats = (sum(column) for column in zip(*counted.values(), strict=True))
+    return {"fired": fired, "events": events, "repeats": repeats, "finished": finished, "late": late}
 
 
 def run_bare(batches: Sequence[Sequence[Record]], size_ms: int) -> int:
@@ -108,6 +117,7 @@ def _cpu_s(work: Callable[[], object], repeat: int = 3) -> float:
     return best
 
 
+HEADLINE = "100 keys, 10 Hz, 1 % late, with the ledger"
 CASES: tuple[tuple[str, dict[str, int], dict[str, float], int, bool], ...] = (
     # name, records, kind of arrival, batch, ledger
     ("100 keys, 1 Hz, batches of 256", {"keys": 100, "rate_hz": 1, "total": 200_000}, {}, 256, False),
@@ -116,6 +126,7 @@ CASES: tuple[tuple[str, dict[str, int], dict[str, float], int, bool], ...] = (
     ("100 keys, 10 Hz, one by one", {"keys": 100, "rate_hz": 10, "total": 100_000}, {}, 1, False),
     ("100 keys, 10 Hz, in order, no repeats", {"keys": 100, "rate_hz": 10, "total": 200_000}, {"plain": 1}, 256, False),
     ("100 keys, 10 Hz, with the ledger", {"keys": 100, "rate_hz": 10, "total": 200_000}, {}, 256, True),
+    (HEADLINE, {"keys": 100, "rate_hz": 10, "total": 200_000}, {"late": 0.01}, 500, True),
     ("1000 keys, 1 Hz, 5 s windows", {"keys": 1000, "rate_hz": 1, "total": 200_000}, {"size_ms": 5_000}, 500, False),
     ("100 keys, 10 Hz, hops of 5 s", {"keys": 100, "rate_hz": 10, "total": 200_000}, {"hop_ms": 5_000}, 256, False),
 )
@@ -126,14 +137,18 @@ def run() -> dict[str, dict[str, float]]:
     figures: dict[str, dict[str, float]] = {}
     for name, made, kind, batch, ledger in CASES:
         plain = bool(kind.get("plain"))
-        records = make_records(**made, duplicates=0.0 if plain else 0.05, shuffle=not plain)
+        late = float(kind.get("late", 0.0))
+        records = make_records(**made, duplicates=0.0 if plain else 0.05, shuffle=not plain, late=late)
         size_ms = int(kind.get("size_ms", SIZE_MS))
         hop_ms = int(kind.get("hop_ms", size_ms))
         batches = batches_of(records, batch)
         counts = run_operator(batches, size_ms=size_ms, hop_ms=hop_ms, ledger=ledger)
-        lost = len(records) - counts["events"] - counts["repeats"]
-        if lost or counts["finished"] != len(records) or counts["events"] != made["total"]:
+        lost = len(records) - counts["events"] - counts["repeats"] - counts["late"]
+        late_ones = made["total"] - counts["events"]  # of the late ones some are repeats
+        if lost or counts["finished"] + counts["late"] != len(records) or not 0 <= late_ones <= counts["late"]:
             raise AssertionError(f"{name}: {counts} does not account for {len(records)} records")
+        if bool(late) != bool(counts["late"]):
+            raise AssertionError(f"{name}: {counts['late']} late events")
         def work(b: list[Sequence[Record]] = batches, s: int = size_ms, h: int = hop_ms, k: bool = ledger) -> object:
             return run_operator(b, size_ms=s, hop_ms=h, ledger=k)
 
@@ -146,6 +161,7 @@ def run() -> dict[str, dict[str, float]]:
             "bare_per_cpu_s": round(bare),
             "ratio": round(operator / bare, 3),
             "windows": counts["fired"],
+            "late": counts["late"],
         }
     return figures
 
