@@ -196,7 +196,7 @@ class Plant:
         if (start_ms - 7_000 * number) % _NOTE_EVERY_MS == 0:
             bad = self._fault(machine, time_ms, "caption") is not None
             notes = machine.odd if bad else machine.calm
-            text = notes[int(rng.integers(len(notes)))]
+            text = _note(notes, self.seed, number, second)
             note = _encode({"time": time_ms, "text": text, "source": "shift log"})
             yield Message(time_ms, "captions", key, note, [])
 
@@ -376,6 +376,12 @@ _FAULT_SOUNDS = {
     "hiss": _hiss,
     "surging": _surging,
 }
+
+
+def _note(notes: Sequence[str], seed: int, number: int, second: int) -> str:
+    """All of what a shift writes about a machine comes round, in an order that changes from round to round."""
+    lap, place = divmod(second * 1000 // _NOTE_EVERY_MS, len(notes))
+    return notes[int(np.random.default_rng((seed, number, 7, lap)).permutation(len(notes))[place])]
 
 
 def _wav(samples: NDArray[np.float64]) -> bytes:

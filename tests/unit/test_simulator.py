@@ -151,3 +151,15 @@ def test_a_folder_that_holds_something_is_not_written_over(tmp_path: Path) -> No
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(RecordingError, match="exists already"):
         write_recording(Plant(), BASE, BASE + 1000, tmp_path)
+
+
+def test_all_of_what_a_shift_writes_about_a_machine_comes_round() -> None:
+    plant = Plant(6, 5)
+    notes: dict[str, list[str]] = {}
+    for message in plant.messages(0, 120_000):
+        if message.topic == "captions":
+            notes.setdefault(message.key.decode(), []).append(msgspec.json.decode(message.value)["text"])
+    assert {stream: sorted(set(said)) for stream, said in notes.items()} == {
+        machine.stream: sorted(machine.calm) for machine in plant.machines
+    }
+    assert any(said[:3] != said[3:6] for said in notes.values())
