@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -217,7 +217,7 @@ class Harness:
         """Read whatever is unread, a batch of each partition in turn, and wait until inference has nothing left.
 
         An input that runs too far ahead of the others is paused, as in a worker; when only such ones have something
-        unread, time passes until they may go on.
+        unread, time passes for their partition numbers until they may go on.
         """
         run = self._running()
         while unread := [tp for tp, position in run.position.items() if position < len(self._log[tp])]:
@@ -229,14 +229,14 @@ class Harness:
                 run.position[topic, number] = position + len(batch)
                 await self._guarded(run.intake.handle(MODALITY_OF[topic], number, batch))
             if not free:
-                await self._tick(run)
+                await self._tick(run, {number for _, number in unread})
         await self._drain(run)
 
     async def advance(self, ms: int) -> None:
         """Let `ms` of quiet pass, caught up with the logs; windows close and streams fall silent by it."""
         run = self._running()
         for _ in range(0, ms, _TICK_MS):
-            await self._tick(run)
+            await self._tick(run, range(self._partitions))
 
     def commit(self) -> dict[tuple[str, int], int]:
         """What a commit would send now; remembered for the next crash or rebalance."""
@@ -379,9 +379,10 @@ class Harness:
             for (topic, number), position in run.position.items()
         }
 
-    async def _tick(self, run: _Run) -> None:
+    async def _tick(self, run: _Run, numbers: Container[int]) -> None:
         self._now_ms += _TICK_MS
-        await self._guarded(run.intake.tick(_TICK_MS, self._progress(run)))
+        progress = {key: at for key, at in self._progress(run).items() if key[1] in numbers}
+        await self._guarded(run.intake.tick(_TICK_MS, progress))
         await self._drain(run)
 
     async def _drain(self, run: _Run) -> None:
