@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ from streams.restoring import Restorer
 from streams.store.base import Point, VectorStore
 
 log = structlog.get_logger(__name__)
+_STREAMS_KEPT = 1000  # of a partition; beyond that silent ones are dropped
+_DETECTORS_KEPT = 1024  # in memory, some 300 KB each; the others are read from the store when their stream goes on
 Item = tuple[Partition, Output]
 
 
@@ -87,6 +90,7 @@ class Inference:
         self._batch_wait_s = batch_wait_ms / 1000
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._embedded: asyncio.Queue[Batch] = asyncio.Queue(maxsize=2)
+        self._warm: OrderedDict[int, StreamMemory] = OrderedDict()  # those with a detector, longest unused first
         self._taken = 0  # outputs taken from the queue
         self._finished = 0
 
@@ -162,7 +166,14 @@ class Inference:
                 work.known = Known(stored.revision, stored.content_hash, stored.payload)
             works[i] = new_in_batch[key] = work
         await self._score_batch(list(works.values()))
+        self._cool()
         return Batch(items, works)
+
+    def _cool(self) -> None:
+        """Let go of detectors that were not used for long: what they know is in the store, as far as it was scored."""
+        while len(self._warm) > _DETECTORS_KEPT:
+            _, memory = self._warm.popitem(last=False)
+            memory.detector = None
 
     async def _score_batch(self, works: list[Work]) -> None:
         """Score in runs: whatever moves a stream along its stored chain of drift states ends the run before it."""
@@ -189,6 +200,8 @@ class Inference:
     async def _with_detector(self, work: Work) -> None:
         if work.memory.detector is None:
             work.memory.detector = await self._restorer.detector(work.window.stream, work.memory)
+        self._warm[id(work.memory)] = work.memory
+        self._warm.move_to_end(id(work.memory))
 
     async def _in_executor(self, run: list[Work]) -> None:
         await asyncio.get_running_loop().run_in_executor(self._pool, self._embed_and_score, run)
@@ -313,6 +326,8 @@ class Inference:
                     self._release(partition, output)
                 elif isinstance(output, Silent):
                     await self._announcer.silence(output)
+            for partition in {partition for partition, _ in batch.items}:
+                _forget(partition)
             self._finished += len(batch.items)
             self._metrics.windows.labels("stale").inc(len(batch.works) - len(live))
             self._metrics.stage.labels("store").observe(stored - began)
@@ -383,6 +398,7 @@ class Inference:
         for modality, offsets in zip(MODALITIES, output.offsets, strict=True):
             if offsets:
                 self._ledger.release((self._topic(TOPICS[modality]), partition.number), partition.epoch, offsets)
+        partition.finished[output.stream] = output.start_ms
         memory = partition.memories.get(output.stream)
         if memory is not None:
             sealed = output.start_ms + partition.config.hop_ms
@@ -390,6 +406,16 @@ class Inference:
             for start in list(memory.known):  # a copy: the executor may be adding to it
                 if start < memory.sealed_before_ms:
                     del memory.known[start]
+
+
+def _forget(partition: Partition) -> None:
+    """Drop streams that are silent and stored, where there are many; what is known of them is read back if need be."""
+    if partition.operator.streams <= _STREAMS_KEPT or partition.lock.locked():
+        return
+    for stream, start_ms in partition.finished.items():
+        if partition.operator.forget(stream, start_ms):
+            partition.memories.pop(stream, None)
+    partition.finished.clear()
 
 
 def _named(vectors: WindowVectors) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:

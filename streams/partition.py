@@ -49,6 +49,7 @@ class Partition:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     memories: dict[str, StreamMemory] = field(default_factory=dict)
     outbox: deque[Output] = field(default_factory=deque)  # what follows from a tick and found the queue full
+    finished: dict[str, int] = field(default_factory=dict)  # start of each stream's last window that was released
     in_hand: list[int] = field(default_factory=lambda: [0, 0, 0])  # batches being worked on, per modality
     handled: list[int] = field(init=False)
     heard_at_ms: list[int] = field(default_factory=lambda: [0, 0, 0])  # on each modality's own caught-up clock

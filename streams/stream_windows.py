@@ -18,8 +18,8 @@ class StreamWindows:
     """Panes are `open` until a window that holds them has fired, then `fired` until their home window is final."""
 
     __slots__ = (
-        "config", "due_ms", "final_before_ms", "fired", "firings", "heard_at_ms", "name", "newest_ms", "open",
-        "pending", "quiet_at_ms", "sealed_before_ms", "silent", "stored", "touched", "wake_ms", "watermark_ms",
+        "closed_ms", "config", "due_ms", "final_before_ms", "fired", "firings", "heard_at_ms", "name", "newest_ms",
+        "open", "pending", "quiet_at_ms", "sealed_before_ms", "silent", "stored", "touched", "wake_ms", "watermark_ms",
     )  # fmt: skip
 
     def __init__(self, name: str, config: WindowConfig, sealed_before_ms: int | None) -> None:
@@ -40,6 +40,7 @@ class StreamWindows:
         self.heard_at_ms = 0  # on the partition's idle clock
         self.quiet_at_ms: int | None = None  # where it stands in the heap of who may be quiet
         self.silent = False
+        self.closed_ms: int | None = None  # start of the last pane that was released
 
     # -- panes ---------------------------------------------------------------------------------------------------
 
@@ -156,6 +157,7 @@ class StreamWindows:
 
     def _close(self, start: int, emit: Callable[[Output], None]) -> None:
         pane = self.fired.pop(start)
+        self.closed_ms = start
         self.touched.discard(start)
         emit(Finished(self.name, start, pane.origins()))
 

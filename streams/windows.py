@@ -206,13 +206,13 @@ class PartitionWindows:
         sealed = state.sealed_before_ms if state is not None else None
         return sealed if sealed is not None and sealed > LONG_AGO else None
 
-    def forget(self, stream: str) -> bool:
-        """Drop a silent stream with nothing open. Allowed when its last windows are stored: it is looked up again."""
+    def forget(self, stream: str, finished_ms: int) -> bool:
+        """Drop a silent stream with nothing open whose last window, that of `finished_ms`, is stored."""
         state = self._streams.get(stream)
-        if state is None or not state.silent or not state.is_empty or state.sealed_before_ms is None:
+        if state is None or not state.silent or not state.is_empty or state.closed_ms != finished_ms:
             return False
         del self._streams[stream]
-        self._forgotten[stream] = max(state.final_before_ms, state.sealed_before_ms)
+        self._forgotten[stream] = max(state.final_before_ms, state.sealed_before_ms or LONG_AGO)
         return True
 
     # -- time ----------------------------------------------------------------------------------------------------

@@ -381,11 +381,12 @@ def test_a_stream_is_not_silent_while_the_idle_clock_stands_still() -> None:
 def test_a_forgotten_stream_begins_anew_and_its_past_stays_final() -> None:
     p = Partition(idle=ALL)
     p.push(5_000)
-    assert not p.operator.forget("pump")  # it may have more to say
+    assert not p.operator.forget("pump", 0)  # it may have more to say
     p.wait(10_000)
-    assert not p.operator.forget("pump")  # its window is not final
+    assert not p.operator.forget("pump", 0)  # its window is not final
     p.wait(30_000)
-    assert p.operator.forget("pump")
+    assert not p.operator.forget("pump", -10_000)  # an older window is not the last
+    assert p.operator.forget("pump", 0)
     assert p.operator.streams == 0
     assert len(late(p.push(6_000))) == 1
     assert not late(p.push(10_000))
@@ -564,7 +565,7 @@ def test_a_forgotten_stream_is_looked_up_again_and_its_past_stays_final() -> Non
     r.operator.advance()
     r.operator.tick(40_000, ALL)
     r.operator.advance()
-    assert r.operator.forget("pump")
+    assert r.operator.forget("pump", 0)
     unknown, _ = r.push((1, 15_000))
     assert r.operator.unknown(unknown) == {"pump": {10_000}}
     r.operator.restore("pump", None, [stored(0, 0)])
