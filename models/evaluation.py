@@ -44,8 +44,8 @@ RULES = (
     f"precision at {K} per mask: a window cut down to the mask asks for windows of the same state; mean over states: a "
     "rare one counts as much as a common one",
     "two indexes: `same mask` holds windows cut down alike, `whole windows` holds them with all they have",
-    "state: the sound (the folder of the clips) and every kind of fault in labels.csv that overlaps the window; states "
-    f"with fewer than {LEAST} windows are not asked for",
+    "state: the sound (the folder of the clips, else calm) and each kind of fault in labels.csv that overlaps it; "
+    f"states with fewer than {LEAST} windows are not asked for",
     f"no answer is of the same stream within {GUARD_MS // 1000} s of the question",
     f"intervals: 95 %, bootstrap over stretches of {BLOCK_MS // 60_000} minutes of a stream",
 )

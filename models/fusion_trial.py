@@ -1,13 +1,15 @@
 """The three fusions side by side, trained the same way on the same windows, and each single modality beside them.
 
-Nothing else differs: the same first weights of the encoders, the same windows in the same order, the same number of
-steps, the same loss. All train on the earlier part of the time and are asked about the later one.
+Nothing else differs: the same windows, the same number of steps, the same loss, and either the same encoders, left as
+they are (models.fusion_fit, the default), or the same first weights of encoders that are trained along (models.fit).
+All train on the earlier part of each stream's time and are asked about the later one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from models.embedder import Embedder
 from models.errors import ModelError
 from models.evaluation import MASKS, RULES, Corpus, Judged, Space, embed_corpus, precisions, split_by_time
 from models.fit import FitOptions, StreamWindow, fit, start
+from models.fusion_fit import FusionOptions, encode, fit_fusion, space_of
 from models.interface import MODALITY_NAMES
 
 ATTENTION = "attention"
@@ -29,11 +32,12 @@ Tables = dict[str, dict[str, dict[str, Judged]]]  # index -> mask -> method -> w
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """`share`: of each stream's time that is trained on."""
+    """`share`: of each stream's time that is trained on. `whole`: how to train encoders too; None: fusions only."""
 
     config: ModelConfig
     init: Path | None  # weights to begin with; a fusion of another kind begins anew
-    options: FitOptions
+    fusion: FusionOptions = field(default_factory=FusionOptions)
+    whole: FitOptions | None = None
     seeds: int = 3
     share: float = 0.6
 
@@ -41,27 +45,50 @@ class Trial:
 def compare_fusions(corpus: Corpus, trial: Trial, told: Told = lambda _: None) -> dict[str, Any]:
     """Train and measure; see `report` for what comes of it. Raises ModelError where the windows cannot teach."""
     early, late = split_by_time(corpus, trial.share)
-    lessons = [StreamWindow(s, w) for s, w in zip(early.streams, early.windows, strict=True)]
     if not late.asked()[late.complete()].any():
         raise ModelError("the later part of the recording holds no state with windows enough to ask for: see --share")
     runs: list[Tables] = []
     training: list[dict[str, Any]] = []
+    trained = _fusions(early, late, trial) if trial.whole is None else _networks(early, late, trial)
+    spaces: dict[str, Space] = {}
+    for kind, seed, space, said in trained:
+        training.append({"fusion": kind, "seed": seed, **said})
+        told(f"seed {seed}, {kind}: {said['CPU s']:.0f} CPU-s")
+        spaces[kind] = space
+        if len(spaces) == len(FUSIONS):
+            runs.append(measure(spaces, late))
+            spaces = {}
+    return {"trained on": len(early.windows), "asked about": len(late.windows), "training": training, **report(runs)}
+
+
+Outcome = tuple[str, int, Space, dict[str, Any]]  # fusion, seed, its vectors, what is to be said of its training
+
+
+def _fusions(early: Corpus, late: Corpus, trial: Trial) -> Iterator[Outcome]:
+    """Fusions over encoders that stay as they are."""
+    network = start(trial.config, trial.init, 0).eval().requires_grad_(False)
+    lessons, questions = encode(network, early), encode(network, late)
     for seed in range(trial.seeds):
-        spaces: dict[str, Space] = {}
+        for kind in FUSIONS:
+            began = time.process_time()
+            trained = fit_fusion(network, lessons, kind, trial.fusion, seed)
+            seconds = time.process_time() - began
+            yield kind, seed, space_of(trained, questions), {"steps": trial.fusion.steps, "CPU s": round(seconds, 1)}
+
+
+def _networks(early: Corpus, late: Corpus, trial: Trial) -> Iterator[Outcome]:
+    """Encoders and fusion together, as `sensorium train` does."""
+    assert trial.whole is not None
+    lessons = [StreamWindow(s, w) for s, w in zip(early.streams, early.windows, strict=True)]
+    for seed in range(trial.seeds):
         for kind in FUSIONS:
             network = start(replace(trial.config, fusion=kind), trial.init, seed)
-            fitted = fit(lessons, network, replace(trial.options, seed=seed))
-            spaces[kind] = embed_corpus(Embedder(fitted.network, kind), late)
-            training.append(
-                {
-                    "fusion": kind, "seed": seed, "epochs": fitted.epochs, "best epoch": fitted.best_epoch,
-                    "retrieval before": round(fitted.before, 4), "retrieval": round(fitted.retrieval, 4),
-                    "CPU s": round(fitted.cpu_seconds, 1),
-                }
-            )  # fmt: skip
-            told(f"seed {seed}, {kind}: {fitted.epochs} epochs, {fitted.cpu_seconds:.0f} CPU-s")
-        runs.append(measure(spaces, late))
-    return {"trained on": len(early.windows), "asked about": len(late.windows), "training": training, **report(runs)}
+            fitted = fit(lessons, network, replace(trial.whole, seed=seed))
+            said = {
+                "epochs": fitted.epochs, "best epoch": fitted.best_epoch, "retrieval before": round(fitted.before, 4),
+                "retrieval": round(fitted.retrieval, 4), "CPU s": round(fitted.cpu_seconds, 1),
+            }  # fmt: skip
+            yield kind, seed, embed_corpus(Embedder(fitted.network, kind), late), said
 
 
 def measure(spaces: dict[str, Space], corpus: Corpus) -> Tables:

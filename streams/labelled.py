@@ -36,8 +36,8 @@ class LabelledWindow:
 
     @property
     def state(self) -> str:
-        """Everything that was going on, as one name."""
-        return "+".join([self.sound or "?", *self.faults]) if self.faults else (self.sound or "?")
+        """Everything that was going on, as one name: the sound (or "calm", where none is told), then the faults."""
+        return "+".join([self.sound or "calm", *self.faults])
 
 
 async def labelled_windows(folder: Path, window: WindowSettings, audio: AudioSettings) -> list[LabelledWindow]:

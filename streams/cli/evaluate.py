@@ -34,7 +34,8 @@ def register(app: typer.Typer) -> None:
         epilog=examples(
             "sensorium eval --recording plant",
             "sensorium eval --recording plant --model models/mine --json",
-            "sensorium eval --recording plant --compare-fusions --epochs 8",
+            "sensorium eval --recording plant --compare-fusions              # fusions only, over the model's encoders",
+            "sensorium eval --recording plant --compare-fusions --epochs 8   # encoders too, much longer",
             "sensorium eval --clips esc10 --fold 4",
         ),
     )(evaluate)
@@ -58,10 +59,14 @@ def evaluate(
             help="Train attention, concat and mean alike on the earlier part, and ask about the later one.",
         ),
     ] = False,
-    epochs: Annotated[int, typer.Option(min=1, metavar="N", help="With --compare-fusions: most epochs.")] = 10,
+    steps: Annotated[int, typer.Option(min=1, metavar="N", help="With --compare-fusions: steps of each.")] = 200,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="With --compare-fusions: train the encoders too, for so many epochs."),
+    ] = None,
     preset: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="With --compare-fusions: begin anew from a preset, not from the model."),
+        typer.Option(metavar="NAME", help="With --epochs: begin anew from a preset, not from the model."),
     ] = None,
     share: Annotated[
         float, typer.Option(min=0.1, max=0.9, help="With --compare-fusions: part of the time trained on.")
@@ -84,7 +89,9 @@ def evaluate(
         return
     assert recording is not None
     if compare_fusions:
-        compared = _compare(settings, recording, epochs, preset, share, seeds)
+        if preset is not None and epochs is None:
+            raise CommandError("a preset knows nothing yet: train its encoders as well, with --epochs 10")
+        compared = _compare(settings, recording, steps, epochs, preset, share, seeds)
         print_json(compared) if as_json else _print_comparison(compared)
         return
     measured = _recording(settings, recording, seeds)
@@ -112,10 +119,11 @@ def _corpus(settings: Settings, folder: Path) -> Any:
 
     with errors.status("reading the recording"):
         windows = run_async(labelled_windows(folder, settings.window, settings.audio))
+    tells_sounds = any(one.sound for one in windows)
     return Corpus(
         [one.content for one in windows],
         [one.stream for one in windows],
-        [one.state if one.sound or one.faults else "" for one in windows],
+        ["" if tells_sounds and not one.sound else one.state for one in windows],  # no clip: nobody knows the sound
     )
 
 
@@ -135,20 +143,22 @@ def _recording(settings: Settings, folder: Path, seeds: int) -> dict[str, Any]:
 
 
 def _compare(
-    settings: Settings, folder: Path, epochs: int, preset: str | None, share: float, seeds: int
+    settings: Settings, folder: Path, steps: int, epochs: int | None, preset: str | None, share: float, seeds: int
 ) -> dict[str, Any]:
     import models
     from models.checkpoint import read_checkpoint
     from models.config import preset as preset_named
     from models.fit import FitOptions
+    from models.fusion_fit import FusionOptions
     from models.fusion_trial import Trial, compare_fusions
 
     init = None if preset is not None else settings.model or models.SHIPPED
     config = preset_named(preset) if preset is not None else read_checkpoint(init or models.SHIPPED)[0].config
-    options = FitOptions(epochs=epochs, patience=epochs, device="cpu")
-    if init is None:
-        options = replace(options, rate=_RATE_ANEW)
-    trial = Trial(config, init, options, seeds, share)
+    whole = None
+    if epochs is not None:
+        whole = FitOptions(epochs=epochs, patience=epochs, device="cpu")
+        whole = whole if init is not None else replace(whole, rate=_RATE_ANEW)
+    trial = Trial(config, init, FusionOptions(steps=steps), whole, seeds, share)
     return compare_fusions(_corpus(settings, folder), trial, lambda text: errors.print(text, markup=False))
 
 

@@ -18,6 +18,7 @@ from models.evaluation import GUARD_MS, MASKS, Corpus, cut_down, embed_corpus, e
 from models.fusion_trial import Tables, report
 from models.interface import DIM, MODALITY_NAMES, WindowInput, WindowVectors
 from streams.cli import app
+from streams.cli.common import CommandError
 from streams.labelled import labelled_windows
 from streams.settings import AudioSettings, WindowSettings
 from tests.two_models import random_model
@@ -212,9 +213,19 @@ def test_the_command_prints_tables_and_json(tmp_path: Path, small_recording: Pat
         assert said in text
 
 
+def test_the_command_compares_fusions_over_the_encoders_of_a_model(tmp_path: Path, small_recording: Path) -> None:
+    random_model(tmp_path / "model", 1)
+    arguments = ["--recording", str(small_recording), "--model", str(tmp_path / "model"), "--compare-fusions"]
+    text = run(*arguments, "--seeds", "2", "--steps", "3")
+    assert "index: whole windows" in text
+    assert "attention leads on" in text
+    with pytest.raises(CommandError, match="--epochs"):
+        run(*arguments, "--preset", "tiny")
+
+
 def test_the_command_trains_and_compares_the_fusions(small_recording: Path) -> None:
-    trained = ["--compare-fusions", "--preset", "tiny", "--epochs", "1", "--seeds", "1", "--json"]
-    compared = json.loads(run("--recording", str(small_recording), *trained))
+    arguments = ["--recording", str(small_recording), "--compare-fusions", "--preset", "tiny", "--epochs", "1"]
+    compared = json.loads(run(*arguments, "--seeds", "1", "--json"))
     assert {row["fusion"] for row in compared["training"]} == {"attention", "concat", "mean"}
     full = compared["whole windows"]["full"]["methods"]
     assert set(full) == {"attention", "concat", "mean", "sensor alone", "audio alone", "caption alone"}

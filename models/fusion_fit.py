@@ -1,0 +1,224 @@
+"""A fusion alone, trained over encoders that stay as they are: minutes become seconds, and nothing else differs.
+
+What is encoded once serves every step of every fusion, and every mask of the evaluation: a window that is cut down is
+the same encodings with some left out. What training learns from is time: a window that has lost some modalities, any
+subset as likely as any other, is like its whole neighbour, and unlike windows of other streams or of another time.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.balance import JOINT, Balancer
+from models.config import PRIVATE_DIM, FusionKind
+from models.embedder import join
+from models.encoders.base import Encoded, Item, content
+from models.evaluation import MASKS, Corpus, Space
+from models.fusion import Fusion, FusionInput
+from models.hashing import stable_hash
+from models.interface import MODALITY_NAMES
+from models.losses import infonce
+from models.network import Network
+from models.optim import set_rate
+
+_CHUNK = 32
+_SHARPEST = math.log(60.0)
+
+
+@dataclass(frozen=True, slots=True)
+class FusionOptions:
+    """Times in ms. `near_ms`: neighbours that count as alike; `guard_ms`: how far off a window of the same stream must
+    be to count as unlike, since a state lasts."""
+
+    steps: int = 200
+    rows: int = 96
+    rate: float = 1e-3
+    near_ms: int = 30_000
+    guard_ms: int = 600_000
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedCorpus:
+    """All windows as fusion gets them, and their private parts."""
+
+    corpus: Corpus
+    given: FusionInput
+    private: Tensor  # (N, M, PRIVATE_DIM), 0 where a modality is absent
+
+    def rows(self, index: Tensor) -> FusionInput:
+        given = self.given
+        tokens = {name: held[index] for name, held in given.tokens.items()}
+        return FusionInput(
+            tokens, given.when[index], given.mask[index], given.unimodal[index], given.present[index]
+        )
+
+
+def encode(network: Network, corpus: Corpus) -> EncodedCorpus:
+    """Every window through the encoders, once."""
+    count = len(corpus.windows)
+    private = torch.zeros(count, len(network.modalities), PRIVATE_DIM)
+    parts: dict[str, tuple[Tensor, Encoded]] = {}
+    with torch.no_grad():
+        for m, name in enumerate(network.modalities):
+            encoder = network.encoder(name)
+            by_bucket: dict[Hashable, list[tuple[int, Item]]] = {}
+            for i, window in enumerate(corpus.windows):
+                if content(window, name):
+                    item = encoder.read(window)
+                    by_bucket.setdefault(encoder.bucket(item), []).append((i, item))
+            order, done = [], []
+            for items in by_bucket.values():
+                for at in range(0, len(items), _CHUNK):
+                    chunk = items[at : at + _CHUNK]
+                    done.append(_padded(encoder([item for _, item in chunk], len(chunk)), encoder.tokens))
+                    order += [i for i, _ in chunk]
+            if done:
+                index = torch.tensor(order)
+                whole = Encoded(*(torch.cat([getattr(one, name) for one in done]) for name in Encoded.__slots__))
+                parts[name] = index, whole
+                private[index, m] = whole.private
+        return EncodedCorpus(corpus, network.gather(count, parts), private)
+
+
+def _padded(encoded: Encoded, tokens: int) -> Encoded:
+    more = tokens - encoded.tokens.shape[1]
+    return Encoded(
+        encoded.shared, encoded.private, F.pad(encoded.tokens, (0, 0, 0, more)), F.pad(encoded.mask, (0, more)),
+        F.pad(encoded.when, (0, more)),
+    )  # fmt: skip
+
+
+def fit_fusion(
+    network: Network, lessons: EncodedCorpus, kind: FusionKind, options: FusionOptions, seed: int
+) -> Network:
+    """A copy of `network` with a fusion of this kind, trained on `lessons`; `mean` has nothing to train.
+
+    Deterministic for a seed on one machine type on the CPU.
+    """
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
+    trained = copy.deepcopy(network)
+    trained.config = replace(network.config, fusion=kind)
+    encoders = ((name, network.encoder(name)) for name in network.modalities)
+    trained.fusion = Fusion(trained.config, {name: (one.tokens, one.width) for name, one in encoders})
+    weights = list(trained.fusion.parameters())
+    if weights:
+        scale = torch.nn.Parameter(torch.tensor(math.log(10.0)))
+        optimizer = torch.optim.AdamW([*weights, scale], weight_decay=0.05)
+        trained.fusion.train()
+        batches = _Batches(lessons.corpus, options, rng)
+        for step in range(options.steps):
+            set_rate(optimizer, step, options.steps, options.rate)
+            one, other, labels = batches.draw()
+            some = lessons.rows(one)
+            lost = trained.fusion(trained.fusion.subset(some, any_subsets(some.present, rng)))[0]
+            loss = infonce(lost, trained.fusion(lessons.rows(other))[0], labels, scale.clamp(0.0, _SHARPEST).exp())
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step()
+    return trained.eval().requires_grad_(False)
+
+
+def any_subsets(present: Tensor, rng: random.Random) -> Tensor:
+    """(B, M) bool -> as much: of what each row has, any part that is not nothing, each as likely as the others."""
+    rows = []
+    for row in present.tolist():
+        held = [m for m, there in enumerate(row) if there]
+        chosen = rng.randrange(1, 1 << len(held)) if held else 0
+        kept = {m for bit, m in enumerate(held) if chosen >> bit & 1}
+        rows.append([m in kept for m in range(len(row))])
+    return torch.tensor(rows, dtype=torch.bool)
+
+
+class _Batches:
+    """Windows with a neighbour each, and which of them are unlike."""
+
+    def __init__(self, corpus: Corpus, options: FusionOptions, rng: random.Random) -> None:
+        self._options = options
+        self._rng = rng
+        self._starts = corpus.starts
+        names = {name: number for number, name in enumerate(dict.fromkeys(corpus.streams))}
+        self._streams = np.array([names[name] for name in corpus.streams])
+        self._said = np.array(
+            [stable_hash("\0".join(sorted({t for _, t in w.captions}))) >> 1 if w.captions else -1
+             for w in corpus.windows], np.int64
+        )  # fmt: skip
+        order = np.lexsort((self._starts, self._streams)).tolist()
+        self._order, self._place = order, {i: k for k, i in enumerate(order)}
+
+    def draw(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Windows (R,), a neighbour of each (R,), labels (R, R) as `models.losses` takes them."""
+        count = len(self._order)
+        one = np.array(self._rng.sample(range(count), min(self._options.rows, count)))
+        other = np.array([self._neighbour(int(i)) for i in one])
+        near = self._streams[one][:, None] == self._streams[other][None]
+        near &= np.abs(self._starts[one][:, None] - self._starts[other][None]) < self._options.guard_ms
+        echo = (self._said[one][:, None] == self._said[other][None]) & (self._said[one][:, None] >= 0)
+        labels = torch.from_numpy(np.where(near | echo, 0.0, -1.0).astype(np.float32))
+        return torch.from_numpy(one), torch.from_numpy(other), labels.fill_diagonal_(1.0)
+
+    def _neighbour(self, i: int) -> int:
+        """A window of the same stream at most `near_ms` away, perhaps itself."""
+        at, near = self._place[i], []
+        for step in (-1, 1):
+            k = at
+            while 0 <= k < len(self._order):
+                j = self._order[k]
+                apart = abs(int(self._starts[j]) - int(self._starts[i]))
+                if self._streams[j] != self._streams[i] or apart > self._options.near_ms:
+                    break
+                near.append(j)
+                k += step
+        return int(self._rng.choice(sorted(set(near))))
+
+
+def space_of(network: Network, encoded: EncodedCorpus) -> Space:
+    """What `evaluation.embed_corpus` makes of a model and a corpus, without encoding each mask anew."""
+    index = encoded.corpus.complete()
+    rows = torch.from_numpy(index)
+    balance = Balancer(network.config.balance, network.calibration)
+    whole = joint_vectors(network, balance, encoded.given, encoded.private)
+    masked: dict[str, NDArray[np.float32]] = {}
+    for name, mask in MASKS.items():
+        keep = torch.tensor([m in mask for m in network.modalities]).expand(len(rows), -1)
+        masked[name] = joint_vectors(
+            network, balance, network.fusion.subset(encoded.rows(rows), keep), encoded.private[rows]
+        )
+    unimodal = {}
+    for m, name in enumerate(network.modalities):
+        if name in MODALITY_NAMES:
+            share = network.encoder(name).private_share
+            parts = zip(encoded.given.unimodal[rows, m].numpy(), encoded.private[rows, m].numpy(), strict=True)
+            unimodal[name] = np.stack([join(balance(name, shared), private, share) for shared, private in parts])
+    return Space(whole, index, unimodal, masked)
+
+
+def joint_vectors(network: Network, balance: Balancer, given: FusionInput, private: Tensor) -> NDArray[np.float32]:
+    """(N, DIM), as the embedder joins them: fused shared part, and a sketch of what is present."""
+    fused = []
+    with torch.inference_mode():
+        for at in range(0, len(private), _CHUNK):
+            some = slice(at, at + _CHUNK)
+            tokens = {name: held[some] for name, held in given.tokens.items()}
+            part = FusionInput(tokens, given.when[some], given.mask[some], given.unimodal[some], given.present[some])
+            fused.append(network.fusion(part)[0])
+    there = (private * given.present.unsqueeze(-1)).sum(1).numpy().astype(np.float64)
+    lengths = np.linalg.norm(there, axis=1, keepdims=True)
+    sketches = there / np.where(lengths > 0, lengths, 1)
+    shared: NDArray[Any] = torch.cat(fused).numpy()
+    share = network.config.joint_private
+    return np.stack([join(balance(JOINT, s), p, share) for s, p in zip(shared, sketches, strict=True)])
+

@@ -1,0 +1,121 @@
+"""A fusion alone over encoders that stay: the same vectors as the usual way, deterministic, and it learns."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from models.config import FUSIONS, preset
+from models.embedder import Embedder
+from models.evaluation import Corpus, embed_corpus
+from models.fusion_fit import EncodedCorpus, FusionOptions, _Batches, any_subsets, encode, fit_fusion, space_of
+from models.interface import WindowInput
+from models.network import Network
+
+HOP = 10_000
+QUICK = FusionOptions(steps=3, rows=16)
+
+
+def corpus(count: int = 48) -> Corpus:
+    """Two machines in one of two states for five minutes each; some windows lack a modality."""
+    rng = np.random.default_rng(0)
+    windows, streams, states = [], [], []
+    for n in range(count):
+        at = n // 2 * HOP
+        state = (at // 300_000 + n % 2) % 2
+        wave = np.sin(np.arange(16_000) * (0.05 + 0.2 * state)) * 6_000 + rng.normal(0, 300, 16_000)
+        readings = [(at + k * 1_000, {"speed": 10.0 + 20 * state + rng.normal(0, 0.5)}) for k in range(6)]
+        clips = [(at, wave.astype(np.int16))] if n % 5 else []
+        captions = [(at + 50, f"{('slow', 'fast')[state]} round {n}")] if n % 3 else []
+        windows.append(WindowInput(at, at + HOP, readings, clips, captions))
+        streams.append(f"m{n % 2}")
+        states.append(("slow", "fast")[state])
+    return Corpus(windows, streams, states)
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    torch.manual_seed(3)
+    return Network(preset("tiny")).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def encoded(network: Network) -> EncodedCorpus:
+    return encode(network, corpus())
+
+
+@pytest.mark.parametrize("kind", FUSIONS)
+def test_masks_without_encoding_anew_are_what_windows_cut_down_give(
+    network: Network, encoded: EncodedCorpus, kind: Any
+) -> None:
+    trained = fit_fusion(network, encoded, kind, QUICK, seed=0)
+    quick, usual = space_of(trained, encoded), embed_corpus(Embedder(trained, kind), encoded.corpus)
+    assert quick.index.tolist() == usual.index.tolist()
+    np.testing.assert_allclose(quick.whole, usual.whole, atol=2e-5)
+    for name, vectors in usual.masked.items():
+        np.testing.assert_allclose(quick.masked[name], vectors, atol=2e-5, err_msg=name)
+    for name, vectors in usual.unimodal.items():
+        np.testing.assert_allclose(quick.unimodal[name], vectors, atol=2e-5, err_msg=name)
+
+
+def test_only_the_fusion_changes_and_the_same_seed_gives_the_same(network: Network, encoded: EncodedCorpus) -> None:
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    one, two, other = (fit_fusion(network, encoded, "attention", QUICK, seed).state_dict() for seed in (1, 1, 2))
+    for name, tensor in one.items():
+        assert torch.equal(tensor, two[name])
+        assert torch.equal(tensor, before[name]) or name.startswith("fusion.")
+    assert any(not torch.equal(tensor, other[name]) for name, tensor in one.items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_training_brings_a_window_that_lost_something_to_its_like(network: Network, encoded: EncodedCorpus) -> None:
+    states = np.array(encoded.corpus.states)[encoded.corpus.complete()]
+    alike = states[:, None] == states[None]
+
+    def told_apart(trained: Network) -> float:
+        space = space_of(trained, encoded)
+        scores = space.masked["sensors only"] @ space.masked["full"].T
+        return float(scores[alike].mean() - scores[~alike].mean())
+
+    options = FusionOptions(steps=80, rows=24, rate=5e-3, near_ms=20_000, guard_ms=100_000)
+    untrained = fit_fusion(network, encoded, "attention", replace(options, steps=0), 0)
+    assert told_apart(fit_fusion(network, encoded, "attention", options, 0)) > told_apart(untrained) + 0.02
+
+
+def test_a_subset_is_never_empty_never_more_than_there_is_and_any_comes_up() -> None:
+    present = torch.tensor([[True, True, True]] * 400 + [[False, True, True]] * 20 + [[False, False, False]])
+    kept = any_subsets(present, random.Random(0))
+    assert not (kept & ~present).any()
+    assert torch.equal(kept.any(-1), present.any(-1))
+    counts = np.unique(kept[:400].numpy(), axis=0, return_counts=True)[1]
+    assert len(counts) == 7
+    assert counts.min() > 30
+
+
+def test_a_batch_pairs_neighbours_and_calls_nothing_unlike_that_may_be_alike() -> None:
+    some = corpus()
+    said = [replace(w, captions=[(w.start_ms, "all quiet")]) if n < 6 else w for n, w in enumerate(some.windows)]
+    some = replace(some, windows=said)
+    options = FusionOptions(rows=40, near_ms=20_000, guard_ms=60_000)
+    batches = _Batches(some, options, random.Random(0))
+    moved = 0
+    for _ in range(5):
+        one, other, labels = batches.draw()
+        for row, (i, j) in enumerate(zip(one.tolist(), other.tolist(), strict=True)):
+            apart = abs(int(some.starts[i]) - int(some.starts[j]))
+            assert some.streams[i] == some.streams[j]
+            assert apart <= 20_000
+            moved += apart > 0
+            assert labels[row, row] == 1
+            for column, k in enumerate(other.tolist()):
+                if column != row:
+                    near = some.streams[i] == some.streams[k] and abs(some.starts[i] - some.starts[k]) < 60_000
+                    texts = [{t for _, t in some.windows[n].captions} for n in (i, k)]
+                    alike = near or (bool(texts[0]) and texts[0] == texts[1])
+                    assert labels[row, column] == (0 if alike else -1)
+    assert moved > 50
