@@ -228,7 +228,9 @@ class Harness:
                 batch = self._log[topic, number][position : position + self._batch_records]
                 run.position[topic, number] = position + len(batch)
                 await self._guarded(run.intake.handle(MODALITY_OF[topic], number, batch))
-            if not free:
+            if free:
+                await self._tick(run, range(self._partitions), 0)
+            else:
                 await self._tick(run, {number for _, number in unread})
         await self._drain(run)
 
@@ -379,10 +381,10 @@ class Harness:
             for (topic, number), position in run.position.items()
         }
 
-    async def _tick(self, run: _Run, numbers: Container[int]) -> None:
-        self._now_ms += _TICK_MS
+    async def _tick(self, run: _Run, numbers: Container[int], ms: int = _TICK_MS) -> None:
+        self._now_ms += ms
         progress = {key: at for key, at in self._progress(run).items() if key[1] in numbers}
-        await self._guarded(run.intake.tick(_TICK_MS, progress))
+        await self._guarded(run.intake.tick(ms, progress))
         await self._drain(run)
 
     async def _drain(self, run: _Run) -> None:

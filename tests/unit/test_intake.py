@@ -199,6 +199,13 @@ async def test_caught_up_is_what_the_broker_says_and_we_have_done(handled: int, 
     assert d.intake._caught_up(d.partition, 2, at) is quiet
 
 
+async def test_an_input_with_a_batch_in_hand_is_not_caught_up() -> None:
+    d = Desk()
+    assert d.intake._caught_up(d.partition, 2, InputProgress(9, 9, 0))
+    d.partition.in_hand[2] = 1
+    assert not d.intake._caught_up(d.partition, 2, InputProgress(9, 9, 0))
+
+
 async def test_the_idle_clock_stands_still_under_pressure() -> None:
     d = Desk(room=1)
     await d.queue.put((d.partition, None))  # type: ignore[arg-type]

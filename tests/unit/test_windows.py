@@ -257,6 +257,7 @@ def test_late_is_late_where_no_window_ever_was() -> None:
     p = Partition()
     p.push(5_000, 102_000)
     assert len(late(p.push(55_000))) == 1  # [50, 60) would have been final at 90 s
+    assert len(late(p.push(65_000))) == 1  # and [60, 70) at 100 s, where the watermark is
     assert not late(p.push(70_000))
 
 
