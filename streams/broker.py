@@ -191,7 +191,8 @@ class Broker:
         port = fixed or kept.get("port", 0)
         if fixed and not _free(fixed):
             raise BrokerError(
-                f"port {fixed} is taken by another process; choose another with: sensorium broker --port PORT"
+                f"port {fixed} is taken by another process; choose another with SENSORIUM_BROKER_PORT=PORT, or: "
+                "sensorium broker --port PORT"
             )
         if not port or not _free(port):
             port = _pick_port()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from models.errors import ModelError
 from streams.client import worker_url
 from streams.config_report import problems
 from streams.kafka_clients import KafkaUnreachable, find_bootstrap
@@ -92,7 +93,10 @@ async def _model(settings: Settings) -> Finding:
 
         return models.load(settings.model)
 
-    model = await asyncio.to_thread(load)
+    try:
+        model = await asyncio.to_thread(load)
+    except ModelError as error:
+        return Finding("model", "error", str(error))
     return Finding("model", "ok", model.version)
 
 

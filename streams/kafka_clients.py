@@ -108,13 +108,18 @@ class _LastWords(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
         self.said = ""
+        self._propagated = True
 
     def __enter__(self) -> Self:
-        logging.getLogger("aiokafka").addHandler(self)
+        logger = logging.getLogger("aiokafka")
+        self._propagated, logger.propagate = logger.propagate, False  # it is told with the error
+        logger.addHandler(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        logging.getLogger("aiokafka").removeHandler(self)
+        logger = logging.getLogger("aiokafka")
+        logger.removeHandler(self)
+        logger.propagate = self._propagated
 
     def emit(self, record: logging.LogRecord) -> None:
         self.said = record.getMessage().splitlines()[0].removeprefix("Unable connect to ")

@@ -29,7 +29,7 @@ from streams.kafka_clients import KafkaUnreachable
 from streams.queries import QueryError
 from streams.recording import RecordingError
 from streams.settings import Settings, SettingsError, load_settings
-from streams.store.base import StoreError
+from streams.store.base import StoreError, StoreUnavailable
 from streams.topics import TopicsError
 from streams.versions import VersionError
 
@@ -143,6 +143,8 @@ def fail(error: BaseException) -> NoReturn:
         said = f"{error.filename}: {error.strerror}"
     elif isinstance(error, KafkaError):
         said = f"Kafka: {said}; check it with: sensorium doctor"
+    elif isinstance(error, StoreUnavailable):
+        said += "; start the Qdrant server there, or name another with --store (its gRPC port: store_grpc_port)"
     errors.print(f"[bold red]error:[/] {_escaped(said)}", soft_wrap=True)
     if os.environ.get("SENSORIUM_TRACEBACK"):
         raise error

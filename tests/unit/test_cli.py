@@ -147,6 +147,9 @@ WRONG = [
     ("dlq ls", 4, ("no Kafka runs on",)),
     ("dlq ls --reason nosuch", 2, ("nosuch", "not_json", "claim_missing")),
     ("dlq retry", 2, ("sensorium dlq retry TOPIC/PARTITION/OFFSET",)),
+    ("search --text a --store http://127.0.0.1:1", 4, ("http://127.0.0.1:1", "--store", "store_grpc_port")),
+    ("up --kafka 127.0.0.1:1", 4, ("127.0.0.1:1", "does not answer", "sensorium doctor --kafka")),
+    ("worker --kafka 127.0.0.1:1", 4, ("127.0.0.1:1", "does not answer", "sensorium doctor --kafka")),
     ("up --store nonsense", 3, ("store", "--store", "edge:DIR")),
     ("broker --port 70000", 2, ("--port",)),
 ]
