@@ -83,6 +83,7 @@ async def ours(settings: Settings, messages: int) -> dict[str, float]:
     """The real worker with inference replaced."""
     from streams import worker as worker_module
     from streams.panes import Finished, Fired
+    from streams.up import spare_loaded
     from tests.standin import StandInModel
 
     class Counting:
@@ -120,6 +121,7 @@ async def ours(settings: Settings, messages: int) -> dict[str, float]:
     assert settings.kafka is not None
     async with Measured(settings, settings.kafka) as worker:
         counting: Any = worker.inference
+        spare_loaded()  # as the command does
         stop = asyncio.Event()
         running = asyncio.create_task(worker.run(stop))
         done = asyncio.create_task(counting.done.wait())
@@ -231,8 +233,6 @@ async def measure(rounds: int = ROUNDS, messages: int = MESSAGES) -> list[Figure
         counts = {"bare": messages, "ours": messages, "minimal": messages, "faust": min(FAUST_MESSAGES, messages)}
         for turn in range(rounds):
             for peer, count in counts.items():
-                if peer == "faust" and turn:
-                    continue  # its rate varies by a few per cent, its ratio is far from the line
                 arguments = [peer, folder / f"{peer}{turn}", broker.bootstrap, filled.topic_prefix, count]
                 found = await in_thread(run_peer, "intake_bench", arguments)
                 found["rate"], found["whole"] = count / found["cpu_s"], count / found["whole_s"]

@@ -97,6 +97,7 @@ async def produce(settings: Settings, folder: Path) -> int:
 
 async def ours(settings: Settings, events: int) -> dict[str, float]:
     """A worker until every event is in a window that was announced."""
+    from streams.up import spare_loaded
     from streams.worker import Worker
 
     class Measured(Worker):
@@ -108,6 +109,7 @@ async def ours(settings: Settings, events: int) -> dict[str, float]:
 
     assert settings.kafka is not None
     async with Measured(settings, settings.kafka) as worker:
+        spare_loaded()  # as the command does
         stop = asyncio.Event()
         running = asyncio.create_task(worker.run(stop))
         while worker.began is None and not running.done():
