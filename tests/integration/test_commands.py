@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -300,13 +301,27 @@ def send(bootstrap: str, value: bytes, key: bytes) -> None:
     run_async(produce())
 
 
+def test_what_the_readme_sends_with_python_arrives(house: House, up: Process) -> None:
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    [script] = re.findall(r"^```python\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
+    port = json.loads((house.state / "kafka" / "broker.json").read_text())["port"]
+    script = script.replace("127.0.0.1:9092", f"127.0.0.1:{port}")
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=house.folder)
+
+    def windowed() -> bool:
+        rows = house.get("/v1/windows?stream=pump-1").json()
+        return bool(rows) and rows[0]["modalities"] == ["sensor", "caption"]
+
+    until(windowed, "a window of what was sent")
+
+
 def test_health_and_metrics_tell_what_was_done(house: House, up: Process) -> None:
     assert (house.get("/healthz").status_code, house.get("/readyz").status_code) == (200, 200)
     metrics = house.get("/metrics").text
     values = {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in metrics.splitlines() if line[0] != "#"}
     windowed = sum(v for name, v in values.items() if name.startswith("sensorium_events_total") and "windowed" in name)
-    assert windowed == house.live["report"]["events"]["windowed"]
-    assert values['sensorium_windows_total{fate="new"}'] == house.live["report"]["windows"]
+    assert windowed == house.live["report"]["events"]["windowed"] + 2  # and those of the README
+    assert values['sensorium_windows_total{fate="new"}'] == house.live["report"]["windows"] + 1
     for name in (
         'sensorium_stage_seconds_count{stage="embed"}', 'sensorium_stage_seconds_count{stage="store"}',
         "sensorium_batch_windows_count", "sensorium_loop_lag_seconds",
