@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import tomllib
@@ -13,6 +14,8 @@ from typing import Any
 from pydantic import BaseModel, SecretStr
 
 from streams.settings import Settings, SettingsError
+
+_OUTSIDE = ("SENSORIUM_CONFIG", "SENSORIUM_CACHE", "SENSORIUM_MAVEN", "SENSORIUM_TRACEBACK", "SENSORIUM_SOAK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,18 @@ def problems(settings: Settings) -> list[str]:
         found.append(f"model: {settings.model} is not a folder; unset it to use the weights that ship with the package")
     if settings.replication > 1 and settings.kafka is None:
         found.append("replication > 1 needs a cluster: name one with SENSORIUM_KAFKA (the embedded Kafka is one node)")
-    if settings.window.disorder_ms.sensor > settings.window.max_drift_ms:
+    disorder = settings.window.disorder_ms
+    if max(disorder.sensor, disorder.audio, disorder.caption) > settings.window.max_drift_ms:
         found.append("window.disorder_ms is larger than window.max_drift_ms: inputs would be paused for ever")
-    return found
+    return found + list(_misspelt(settings))
+
+
+def _misspelt(settings: Settings) -> Iterator[str]:
+    """Variables that name no setting and look as if they were meant to; others may well be somebody else's."""
+    names = {"SENSORIUM_" + name.upper().replace(".", "__"): name for name, _, _ in _flat(settings, "")}
+    tables = {"SENSORIUM_" + name.upper() for name in type(settings).model_fields}
+    for variable in sorted(os.environ):
+        if variable.upper().startswith("SENSORIUM_") and variable.upper() not in {*names, *tables, *_OUTSIDE}:
+            close = difflib.get_close_matches(variable.upper(), names, 1, cutoff=0.85)
+            if close:
+                yield f"{variable} is no setting; {close[0]} is one"

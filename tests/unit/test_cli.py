@@ -176,6 +176,8 @@ def test_an_error_is_one_line_that_says_what_mends_it(
         ("SENSORIUM_SECURITY__PROTOCOL", "SASL_SSL", ("security.username and security.password",)),
         ("SENSORIUM_AUDIO__CLAIM_ROOTS", '["/no/such"]', ("/no/such", "claim checks")),
         ("SENSORIUM_REPLICATION", "3", ("SENSORIUM_KAFKA",)),
+        ("SENSORIUM_PARTITION", "8", ("SENSORIUM_PARTITION is no setting", "SENSORIUM_PARTITIONS is one")),
+        ("SENSORIUM_WINDOW__SIZE", "8", ("window.size", "no such setting")),
         ("SENSORIUM_LOG_LEVEL", "loud", ("log_level", "'debug'")),
     ],
 )
@@ -292,7 +294,9 @@ def test_secrets_are_not_shown(sensorium: Any, monkeypatch: pytest.MonkeyPatch) 
     assert "hunter" not in sensorium("config show").out + sensorium("config show --json").out
 
 
-def test_good_settings_are_fine(sensorium: Any) -> None:
+def test_good_settings_are_fine(sensorium: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SENSORIUM_SERVICE_HOST", "10.0.0.1")  # as Kubernetes sets for a service of our name
+    monkeypatch.setenv("SENSORIUM_WINDOW", '{"size_ms": 5000, "hop_ms": 5000}')
     result = sensorium("config check")
     assert (result.code, result.out, result.err) == (0, "settings are fine\n", "")
 
