@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
-from streams.events import Modality
+from streams.events import Modality, Reason
 from streams.intake import InputProgress
 from streams.local_api import make_api
 from streams.metrics import Metrics
@@ -178,3 +180,12 @@ async def test_partitions_that_moved_on_are_no_longer_told_of(fakes: Fakes) -> N
     assert 'sensorium_lag_records{partition="0"' in (await fakes.http.get("/metrics")).text
     fakes.worker.metrics.forget_partitions()
     assert 'sensorium_lag_records{partition="0"' not in (await fakes.http.get("/metrics")).text
+
+
+def test_prometheus_is_asked_only_for_metrics_and_labels_that_exist() -> None:
+    rules = (Path(__file__).resolve().parents[2] / "deploy" / "prometheus" / "alerts.yml").read_text()
+    metrics = {metric.name: metric for metric in Metrics().registry.collect()}
+    asked = set(re.findall(r"\b(sensorium_[a-z_]+)", rules))
+    assert asked
+    assert {name for name in asked if name.removesuffix("_total") not in metrics} == set()
+    assert set(re.findall(r"--reason (\w+)", rules)) <= {reason.value for reason in Reason}
