@@ -111,17 +111,21 @@ class LedgerAgainstModel(RuleBasedStateMachine):
         self.stale: list[tuple[int, int]] = []  # (epoch, offset) of assignments that are over
         self.assigned = False
 
-    @rule(skip=st.integers(0, 3))
-    def assign(self, skip: int) -> None:
+    @rule(back=st.integers(0, 6), chance=st.integers(0, 7))
+    def assign(self, back: int, chance: int) -> None:
+        if self.assigned and chance:
+            return  # assignments last for a while
         self.stale += [(self.epoch, offset) for offset, left in self.left.items() if left]
         self.epoch += 1
         self.left = {}
-        self.next_offset += skip
+        self.next_offset = max(0, self.next_offset - back)  # what was not committed is read again
         self.ledger.begin(TP, self.epoch)
         self.assigned = True
 
-    @rule()
-    def revoke(self) -> None:
+    @rule(chance=st.integers(0, 7))
+    def revoke(self, chance: int) -> None:
+        if chance:
+            return
         self.stale += [(self.epoch, offset) for offset, left in self.left.items() if left]
         self.left = {}
         self.ledger.forget(TP)
