@@ -202,7 +202,8 @@ class BatchConsumer(driver.Consumer):
             if state is None or not state.has_valid_position:
                 continue
             polled_ms_ago = None if state.timestamp is None else now_ms - state.timestamp
-            found[tp.topic, tp.partition] = InputProgress(state.position, state.highwater, polled_ms_ago)
+            delivered = self._expected.get(TP(tp.topic, tp.partition), state.position)
+            found[tp.topic, tp.partition] = InputProgress(state.position, state.highwater, polled_ms_ago, delivered)
         return found
 
 
