@@ -110,14 +110,15 @@ class Balancer:
                 self._maps = {name: whitener(matrix) for name, matrix in calibration.covariances.items()}
 
     def __call__(self, name: str, shared: NDArray[Any]) -> Array:
-        """(SHARED_DIM,) -> as much, of length 1 (or 0 where there is no direction)."""
+        """(N, SHARED_DIM) -> as much, of length 1 (or 0 where there is no direction). A row's result is its own: one
+        product a row, whatever their number."""
         if name not in self._means:
             return shared.astype(np.float64)
         moved = shared.astype(np.float64) - self._means[name]
         if name in self._maps:
-            moved = self._maps[name] @ moved
-        length = float(np.sqrt(np.sum(moved * moved)))
-        return moved / length if length > 0 else moved
+            moved = np.stack([self._maps[name] @ row for row in moved])
+        lengths = np.sqrt(np.sum(moved * moved, axis=-1, keepdims=True))
+        return np.asarray(moved / np.where(lengths > 0, lengths, 1.0))
 
 
 def whitener(covariance: NDArray[Any]) -> Array:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,29 +64,51 @@ def tokenize(
     sketch_dim: int,
 ) -> SensorTokens:
     """Readings in canonical order -> tokens. None, NaN and infinities are missing: a slot, not observed."""
-    names = sorted({name for _, values in readings for name in values}) or [NO_CHANNEL]
-    index = {name: i for i, name in enumerate(names)}
-    channel_list: list[int] = []
-    time_list: list[int] = []
-    value_list: list[float] = []
-    for time_ms, values in readings:
-        for name, value in values.items():
-            channel_list.append(index[name])
-            time_list.append(time_ms)
-            value_list.append(math.nan if value is None else value)
-    if not channel_list:
-        channel_list, time_list, value_list = [0], [start_ms], [math.nan]
-    channel = by_name = np.array(channel_list, np.int64)
+    names, channel, at_ms, raw = _flat(readings, start_ms)
+    by_name = channel
     if len(names) > CHANNELS_MAX:
         channel = channel * CHANNELS_MAX // len(names)
         names = [names[-(-i * len(names) // CHANNELS_MAX)] for i in range(CHANNELS_MAX)]
     # A channel's observations in time order, whatever order the channels had within a reading.
-    order = np.lexsort((by_name, np.array(time_list, np.int64), channel))
+    order = np.lexsort((by_name, at_ms, channel))
     channel = channel[order]
     span_ms = float(max(end_ms - start_ms, 1))
-    when = (np.array(time_list, np.float64)[order] - start_ms) / span_ms  # 0..1 in the window
-    raw = np.array(value_list, np.float64)[order]
-    return _patches(names, units, channel, when, raw, span_ms, buckets, sketch_dim)
+    when = (at_ms.astype(np.float64)[order] - start_ms) / span_ms  # 0..1 in the window
+    return _patches(names, units, channel, when, raw[order], span_ms, buckets, sketch_dim)
+
+
+def _flat(readings: Readings, start_ms: int) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64], Floats]:
+    """Channel names, sorted, and all values one after another: channel (N,), time in ms (N,), value (N,), NaN where
+    missing; N >= 1."""
+    values = [math.nan if value is None else value for _, row in readings for value in row.values()]
+    if not values:
+        return [NO_CHANNEL], np.zeros(1, np.int64), np.array([start_ms]), np.array([math.nan])
+    first = list(readings[0][1])
+    if all(list(row) == first for _, row in readings):  # as a data logger writes them
+        names = sorted(first)
+        index = {name: i for i, name in enumerate(names)}
+        channel = np.tile(np.array([index[name] for name in first], np.int64), len(readings))
+    else:
+        names = sorted({name for _, row in readings for name in row})
+        index = {name: i for i, name in enumerate(names)}
+        channel = np.array([index[name] for _, row in readings for name in row], np.int64)
+    times = np.repeat(np.array([at for at, _ in readings], np.int64), [len(row) for _, row in readings])
+    return names, channel, times, np.array(values, np.float64)
+
+
+@lru_cache(maxsize=128)
+def _channels(
+    names: tuple[str, ...], units: tuple[str, ...], buckets: int, sketch_dim: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """What is known of channels by their names: rows of the name table (C, CHANNEL_PIECES_MAX), signs (C, sketch_dim).
+    A stream has the same ones in every window."""
+    pieces = np.zeros((len(names), CHANNEL_PIECES_MAX), np.int64)
+    directions = np.empty((len(names), sketch_dim), np.float32)
+    for i, (name, unit) in enumerate(zip(names, units, strict=True)):
+        rows = channel_pieces(name, unit, buckets)
+        pieces[i, : len(rows)] = rows
+        directions[i] = channel_signs(name, sketch_dim)
+    return pieces, directions
 
 
 def _patches(
@@ -161,12 +184,7 @@ def _patches(
     long = np.full((total, 1), np.log10(span_ms) / 5.0)
     times = np.concatenate([np.cos(turns), np.sin(turns), middle[:, None], long], 1)  # (T, TIME_DIM)
 
-    pieces = np.zeros((channels, CHANNEL_PIECES_MAX), np.int64)
-    directions = np.empty((channels, sketch_dim), np.float32)
-    for i, name in enumerate(names):
-        rows = channel_pieces(name, units.get(name, ""), buckets)
-        pieces[i, : len(rows)] = rows
-        directions[i] = channel_signs(name, sketch_dim)
+    pieces, directions = _channels(tuple(names), tuple(units.get(name, "") for name in names), buckets, sketch_dim)
     return SensorTokens(
         features=np.concatenate([slots, levels, scalars, times], 1).astype(np.float32),
         levels=levels.astype(np.float32),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from models.blocks import masked_mean, unit
 from models.config import PRIVATE_DIM, SHARED_DIM, ModelConfig, Options
@@ -45,6 +47,22 @@ class _Block(nn.Module):
         return x + self.net(x)  # type: ignore[no-any-return]
 
 
+def _fold(layers: list[nn.Module]) -> nn.Sequential:
+    out: list[nn.Module] = []
+    for layer in layers:
+        if isinstance(layer, nn.BatchNorm2d):
+            convolution = out.pop()
+            assert isinstance(convolution, nn.Conv2d)
+            out.append(fuse_conv_bn_eval(convolution, layer))
+        elif isinstance(layer, _Block):
+            block = copy.deepcopy(layer)
+            block.net = _fold(list(layer.net))
+            out.append(block)
+        else:
+            out.append(layer)
+    return nn.Sequential(*out).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+
 class FrameEncoder(nn.Module):
     """Log-mel frames -> one vector each; a function of the frame alone."""
 
@@ -58,16 +76,29 @@ class FrameEncoder(nn.Module):
             layers += [_Block(dim) for _ in range(depth)]
             before = dim
         self.net = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self._ready: list[nn.Sequential] | None = None  # in a list: not a part of the network, nor of its weights
         self.out = nn.Sequential(nn.LayerNorm(2 * before), nn.Dropout(0.2), nn.Linear(2 * before, FRAME_DIM), nn.GELU())
 
     def forward(self, mel: Tensor) -> tuple[Tensor, Tensor]:
         """(N, MEL_BANDS, FRAME_COLUMNS) log10 mel power -> (N, FRAME_DIM), and band levels (N, 2 * MEL_BANDS)."""
         x = _scaled(mel)
         levels = band_levels(mel)
-        first = self.net[0](x.unsqueeze(1))
+        net = self.net if self.training else self._folded()
+        first = net[0](x.unsqueeze(1))
         # Channels last in memory: the same sums in three quarters of the time.
-        h = self.net[1:](first.contiguous(memory_format=torch.channels_last)).mean(2)  # (N, C, columns)
+        h = net[1:](first.contiguous(memory_format=torch.channels_last)).mean(2)  # (N, C, columns)
         return self.out(torch.cat([h.mean(-1), h.amax(-1)], -1)), levels
+
+    def train(self, mode: bool = True) -> FrameEncoder:
+        self._ready = None  # the weights may be about to change
+        super().train(mode)
+        return self
+
+    def _folded(self) -> nn.Sequential:
+        """The net with every normalisation folded into the convolution before it, made once after `eval()`."""
+        if self._ready is None:
+            self._ready = [_fold(list(self.net))]
+        return self._ready[0]
 
 
 class AudioPool(nn.Module):

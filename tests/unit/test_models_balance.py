@@ -149,9 +149,9 @@ def test_a_damaged_calibration_is_one_clear_error(harm: str, tmp_path: Path) -> 
 
 
 def test_a_name_that_was_never_calibrated_is_left_as_it_is() -> None:
-    vector = np.arange(SHARED_DIM, dtype=np.float32)
+    vectors = np.arange(2 * SHARED_DIM, dtype=np.float32).reshape(2, SHARED_DIM)
     balance = Balancer("centre", Calibration({}, {}))
-    assert np.array_equal(balance("odour", vector), vector)
+    assert np.array_equal(balance("odour", vectors), vectors)
 
 
 def test_a_modality_contributes_as_far_as_the_joint_vector_moves_without_it() -> None:

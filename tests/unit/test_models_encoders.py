@@ -316,3 +316,35 @@ def test_variation_is_the_same_for_the_same_seed(sentences: Path) -> None:
     one, two = (encoder.vary(item, random.Random(3)) for _ in range(2))
     assert np.array_equal(one.vectors, two.vectors)
     assert not np.array_equal(one.vectors, item.vectors)
+
+
+def test_swapping_the_captions_of_a_trained_model_leaves_all_else_as_it_was(
+    sentences: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from models import swap as swapping
+    from models.esc10 import Clip
+
+    monkeypatch.setattr(swapping, "SENTENCES", 24)
+    monkeypatch.setattr(swapping, "PUMPS", 12)
+    monkeypatch.setattr(swapping, "STEPS", 3)
+    monkeypatch.setattr(swapping, "ROWS", 16)
+    torch.manual_seed(0)
+    base = Network(preset("tiny"))
+    write_checkpoint(tmp_path / "base", base, "# base\n")
+    clips = [Clip(str(i), 1, i, np.full(16_000, 900 * i, np.int16)) for i in range(10)]
+    network = swapping.swap(clips, sentences, tmp_path / "base")
+    write_checkpoint(tmp_path / "out", network, "")
+    before = models.load(tmp_path / "base")._network.state_dict()
+    after = models.load(tmp_path / "out")._network.state_dict()
+    kept = [name for name in before if not name.startswith("encoders.caption")]
+    assert len(kept) > 50
+    assert all(torch.equal(before[name], after[name]) for name in kept)
+    assert network.config.encoders["caption"]["name"] == "sentence-transformers"
+    fresh_weight = fitting_start(network.config, tmp_path / "base").state_dict()["encoders.caption.project.weight"]
+    assert not torch.equal(after["encoders.caption.project.weight"], fresh_weight)
+
+
+def fitting_start(config: ModelConfig, base: Path) -> Network:
+    from models.fit import start
+
+    return start(config, base, 0)
