@@ -19,15 +19,15 @@ class SettingsError(Exception):
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class PerModality(Section):
     """One value for each modality."""
 
-    sensor: int = Field(description="how far out of order readings may arrive (ms)")
-    audio: int = Field(description="how far out of order clips may arrive (ms)")
-    caption: int = Field(description="how far out of order captions may arrive (ms)")
+    sensor: int = Field(ge=0, description="how far out of order readings may arrive (ms)")
+    audio: int = Field(ge=0, description="how far out of order clips may arrive (ms)")
+    caption: int = Field(ge=0, description="how far out of order captions may arrive (ms)")
 
 
 class WindowSettings(Section):
@@ -70,11 +70,11 @@ class KafkaSecurity(Section):
 class AudioSettings(Section):
     """Limits on clips before and while they are decoded."""
 
-    max_bytes: int = Field(10_485_760, description="largest encoded clip")
+    max_bytes: int = Field(10_485_760, ge=1, description="largest encoded clip")
     max_seconds: float = Field(60.0, gt=0, description="longest clip")
     max_channels: int = Field(2, ge=1, description="most channels of a clip")
-    min_rate_hz: int = Field(8_000, description="lowest sampling rate")
-    max_rate_hz: int = Field(96_000, description="highest sampling rate")
+    min_rate_hz: int = Field(8_000, ge=1, description="lowest sampling rate")
+    max_rate_hz: int = Field(96_000, ge=1, description="highest sampling rate")
     decode_timeout_s: float = Field(5.0, gt=0, description="wall time one clip may take in the decoder child")
     claim_roots: tuple[Path, ...] = Field((), description="folders that claim checks (file URIs) may point into")
 
@@ -90,8 +90,9 @@ class Settings(BaseSettings):
     """All settings of all roles."""
 
     model_config = SettingsConfigDict(
-        env_prefix="SENSORIUM_", env_nested_delimiter="__", extra="forbid", toml_file="sensorium.toml", frozen=True
-    )
+        env_prefix="SENSORIUM_", env_nested_delimiter="__", extra="forbid", toml_file="sensorium.toml", frozen=True,
+        allow_inf_nan=False,
+    )  # fmt: skip
 
     state: Path = Field(Path("sensorium-state"), description="folder for the embedded broker's and store's data")
     kafka: str | None = Field(None, description="bootstrap servers host:port[,...]; unset: the embedded Kafka")
