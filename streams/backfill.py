@@ -177,13 +177,22 @@ class Backfill:
             self._bounds[tp] = max(self._bounds.get(tp, 0), self._resume[tp], at)
 
     def _pause(self) -> None:
-        """Fetch only what may be worked on: not past the serving version, and no input far ahead of the others."""
+        """Fetch only what may be worked on: not past the serving version, and no input far ahead of the others.
+
+        An input that is held at the serving version's place is waited for by nobody: what comes next of it comes when
+        that version has finished it, and that may be long after the others' last records.
+        """
+        held = {
+            tp
+            for tp in self._modality
+            if self._position(tp) >= self._bounds[tp] and (self._consumer.highwater(tp) or 0) > self._bounds[tp]
+        }
+        frontier = {tp.partition for tp in held}
         ahead = self._intake.ahead()
         for tp, modality in self._modality.items():
-            highwater = self._consumer.highwater(tp)
-            held = self._position(tp) >= self._bounds[tp] and (highwater or 0) > self._bounds[tp]
+            stop = tp in held or (tp.partition not in frontier and ahead[modality, tp.partition])
             paused = tp in self._consumer.paused()
-            if (held or ahead[modality, tp.partition]) != paused:
+            if stop != paused:
                 (self._consumer.resume if paused else self._consumer.pause)(tp)
 
     async def _commit(self) -> None:

@@ -30,7 +30,7 @@ from streams.store import open_shelf
 from streams.store.base import Filter
 from streams.versions import VersionError, describe, roll_back
 from tests.integration.qdrant_server import QdrantServer
-from tests.integration.support import service, settings_for, until
+from tests.integration.support import QUICK, service, settings_for, until
 from tests.two_models import random_model
 
 pytestmark = [pytest.mark.kafka, pytest.mark.asyncio(loop_scope="session")]
@@ -62,7 +62,7 @@ class Load:
         self.seconds = 0
         self.sent = 0
 
-    async def send(self, seconds: int, pause_s: float = 0.0) -> None:
+    async def send(self, seconds: int, pause_s: float = 0.0, captions: bool = True) -> None:
         settings = self._settings
         assert settings.kafka is not None
         producer = new_producer(settings, settings.kafka)
@@ -75,7 +75,7 @@ class Load:
                     value: dict[str, Any] = {"time": at, "values": {"flow": 3 + (second + number) % 7 / 10}}
                     await producer.send(settings.topic(TOPICS["sensor"]), json.dumps(value).encode(), stream.encode())
                     self.sent += 1
-                    if second % 10 == 4:
+                    if captions and second % 10 == 4:
                         value = {"time": at, "text": f"round {second // 10 % 5} at {stream}"}
                         topic = settings.topic(TOPICS["caption"])
                         await producer.send(topic, json.dumps(value).encode(), stream.encode())
@@ -246,6 +246,24 @@ async def scores_are_the_versions_own(url: str, settings: Settings, version: str
         stored = model.embed([said])[0].unimodal["caption"]
         assert rows[0]["similarity"] == pytest.approx(float(model.embed_text(text) @ stored), abs=1e-3)
         assert float(other.embed_text(text) @ stored) < rows[0]["similarity"] - 0.1  # what a mixture would say
+
+
+async def test_an_input_that_fell_silent_long_before_the_others_holds_no_promotion_up(
+    tmp_path: Path, broker: Broker
+) -> None:
+    random_model(tmp_path / "old", 1), random_model(tmp_path / "new", 2)
+    settings = settings_for(tmp_path, broker, model=tmp_path / "old", window=QUICK | {"max_drift_ms": 20_000})
+    load = Load(settings)
+    async with service(settings) as running:
+        await load.send(30)
+        await load.send(100, captions=False)
+        await until(lambda: all_committed(settings, settings.topic_prefix + settings.group, load), "the past")
+        assert running.worker.board.windows >= 39
+    await load.send(10)  # and this is behind what anybody has read, of every input
+    done = await promote(settings, str(tmp_path / "new"), patience_s=20)
+    assert done.switched
+    async with service(settings) as running:
+        await everything_stored(running.url, load)
 
 
 async def test_a_past_that_no_worker_serves_is_promoted_offline(tmp_path: Path, broker: Broker) -> None:
