@@ -10,6 +10,7 @@ import random
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -440,8 +441,6 @@ def test_the_two_ways_to_attend_agree() -> None:
 @pytest.mark.parametrize("kind", ["attention", "concat", "mean"])
 def test_every_fusion_ignores_what_an_absent_modality_holds(kind: str) -> None:
     torch.manual_seed(0)
-    from dataclasses import replace
-
     config = replace(preset("tiny"), fusion=kind)
     sizes = {"sensor": (4, 32), "audio": (8, 256), "caption": (6, SHARED_DIM)}
     fusion = Fusion(config, sizes).eval()
@@ -457,6 +456,21 @@ def test_every_fusion_ignores_what_an_absent_modality_holds(kind: str) -> None:
     torch.testing.assert_close(attention.sum(-1), torch.ones(8))
     assert (attention[:, 1] == 0).all()
     torch.testing.assert_close(one.norm(dim=-1), torch.ones(8))
+
+
+@pytest.mark.parametrize("kind", ["attention", "concat", "mean"])
+@pytest.mark.parametrize("training", [False, True])
+def test_a_row_of_which_nothing_is_present_fuses_to_zero_with_finite_gradients(kind: str, training: bool) -> None:
+    torch.manual_seed(0)
+    network = Network(replace(preset("tiny"), fusion=kind)).train(training)
+    note = network.encoder("caption").read(window(captions=[(START, "rain")]))
+    encoded = network.encoder("caption")([note, note], 2)
+    fused, attention = network.fusion(network.gather(4, {"caption": (torch.tensor([0, 2]), encoded)}))
+    assert (fused[[1, 3]] == 0).all()
+    assert (attention[[1, 3]] == 0).all()
+    torch.testing.assert_close(fused[[0, 2]].norm(dim=-1), torch.ones(2))
+    fused.square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
 
 
 # -- folders -------------------------------------------------------------------------------------------------------
