@@ -89,6 +89,13 @@ def check(settings: Settings) -> None:
         raise SettingsError("\n".join(found))
 
 
+def check_names(settings: Settings) -> None:
+    """Raises `SettingsError` where a variable looks like a misspelt setting."""
+    found = list(_misspelt(settings))
+    if found:
+        raise SettingsError("\n".join(found))
+
+
 def problems(settings: Settings) -> list[str]:
     """What cannot work although each setting by itself is allowed; one line each."""
     found = []
@@ -104,12 +111,17 @@ def problems(settings: Settings) -> list[str]:
             found.append(f"audio.claim_roots: {root} is not a folder; claim checks into it would all be refused")
     if settings.model is not None and not settings.model.is_dir():
         found.append(f"model: {settings.model} is not a folder; unset it to use the weights that ship with the package")
-    if settings.replication > 1 and settings.kafka is None:
+    if settings.replication > 1 and not settings.kafka:
         found.append("replication > 1 needs a cluster: name one with SENSORIUM_KAFKA (the embedded Kafka is one node)")
+    if security.protocol != "PLAINTEXT" and not settings.kafka:
+        found.append(
+            f"security.protocol={security.protocol} needs a cluster: name one with SENSORIUM_KAFKA (the embedded Kafka "
+            "listens on loopback, without TLS)"
+        )
     disorder = settings.window.disorder_ms
     if max(disorder.sensor, disorder.audio, disorder.caption) > settings.window.max_drift_ms:
         found.append("window.disorder_ms is larger than window.max_drift_ms: inputs would be paused for ever")
-    return found + list(_misspelt(settings))
+    return found
 
 
 def _misspelt(settings: Settings) -> Iterator[str]:

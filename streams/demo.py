@@ -23,6 +23,8 @@ from streams.up import running_service, stop_on_signals
 
 _PREFIX = "sensorium-demo-"
 _WINDOW = {"size_ms": 5_000, "hop_ms": 5_000, "allowed_lateness_ms": 10_000, "idle_timeout_ms": 4_000}
+# whatever cluster the environment names: a simulated plant has no business there
+_HERE = {"kafka": "", "security": {"protocol": "PLAINTEXT"}, "replication": 1, "broker_port": 0, "http_port": 0}
 _HISTORY_S = 300.0  # the plant's past: enough to know what is normal
 _KEPT_DAYS = 0.1  # a demo that is forgotten in some terminal must not fill the disk
 _KEPT_HOURS = 0.25
@@ -37,7 +39,8 @@ async def run_demo(
     """
     with _folder(keep) as folder, stop_on_signals() as stop:
         limits = {} if keep else {"retention_days": _KEPT_DAYS, "topic_retention_hours": _KEPT_HOURS}
-        settings = load_settings(state=folder, log_level="error", window=_WINDOW, **limits)
+        settings = load_settings(state=folder, log_level="error", window=_WINDOW, **_HERE, store=f"edge:{folder}/store",
+                                 **limits)  # fmt: skip
         configure_logs(settings)
         console.print("starting Kafka, the store and a worker ...")
         board = Board()

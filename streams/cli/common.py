@@ -95,10 +95,13 @@ def settings_of(
 
     `service`: whether the command runs until told to stop, and its log is what its operator reads.
     """
+    from streams.config_report import check
     from streams.logs import configure_logs
 
     settings = load_settings(state=state, kafka=kafka, store=store, **more)
     configure_logs(settings, service=service)
+    if service:
+        check(settings)
     return settings
 
 

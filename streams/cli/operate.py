@@ -119,9 +119,10 @@ def config_check(state: StateOption = None, kafka: KafkaOption = None, store: St
     Each by itself, then whether they can be used together, with what mends them.
     """
     settings = settings_of(state, kafka, store)
-    from streams.config_report import check
+    from streams.config_report import check, check_names
 
     check(settings)
+    check_names(settings)
     say("settings are fine")
 
 

@@ -425,6 +425,7 @@ def test_inputs_that_are_not_co_partitioned_are_refused(house: House, sensorium:
         assert "captions has 3" in odd.err
         assert "same number of partitions" in odd.err
         assert sensorium(f"replay day-0 --kafka {bootstrap}").code == 4
+        assert sensorium(f"simulate --seconds 2 --kafka {bootstrap}").code == 4
     finally:
         broker.process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -36,6 +36,8 @@ class Demo(Terminal):
             if name in os.environ:
                 environment[name] = os.environ[name]
         environment["TMPDIR"] = str(self.temporary)
+        environment["SENSORIUM_KAFKA"] = "kafka.of.our.plant:9092"  # no simulated event may get there
+        environment["SENSORIUM_STORE"] = "http://qdrant.of.our.plant:6333"
         super().__init__([COMMAND, "demo"], folder, environment, columns, lines)
 
     def wait_for(self, what: str, condition: Callable[[], Any]) -> None:

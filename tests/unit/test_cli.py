@@ -173,7 +173,6 @@ def test_an_error_is_one_line_that_says_what_mends_it(
         ("SENSORIUM_WINDOW", "x", ("SENSORIUM_WINDOW", "SENSORIUM_WINDOW__SIZE_MS=5000")),
         ("SENSORIUM_CONFIG", "nosuch.toml", ("nosuch.toml", "sensorium config show > nosuch.toml")),
         ("SENSORIUM_MODEL", "/no/such/model", ("/no/such/model", "unset it")),
-        ("SENSORIUM_SECURITY__PROTOCOL", "SASL_SSL", ("security.username and security.password",)),
         ("SENSORIUM_AUDIO__CLAIM_ROOTS", '["/no/such"]', ("/no/such", "claim checks")),
         ("SENSORIUM_REPLICATION", "3", ("SENSORIUM_KAFKA",)),
         ("SENSORIUM_PARTITION", "8", ("SENSORIUM_PARTITION is no setting", "SENSORIUM_PARTITIONS is one")),
@@ -204,6 +203,18 @@ def test_a_wrong_settings_file_is_named(sensorium: Any, tmp_path: Path, text: st
     result = sensorium("config check")
     assert result.code == common.CONFIG
     assert all(name in result.line for name in named), result.line
+
+
+@pytest.mark.parametrize("command", ["config check", "up", "worker"])
+def test_settings_that_do_not_go_together_are_told_before_anything_starts(
+    sensorium: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str
+) -> None:
+    monkeypatch.setenv("SENSORIUM_SECURITY__PROTOCOL", "SASL_SSL")
+    result = sensorium(command)
+    assert result.code == common.CONFIG
+    assert "needs security.username and security.password" in result.err
+    assert "needs a cluster" in result.err
+    assert not (tmp_path / "sensorium-state").exists()
 
 
 def test_every_wrong_setting_is_told_at_once(sensorium: Any, tmp_path: Path) -> None:
