@@ -26,12 +26,11 @@ from streams.ledger import OffsetLedger
 from streams.metrics import Metrics
 from streams.panes import Finished, Fired, Output, Silent
 from streams.partition import Known, Partition, StreamMemory
-from streams.points import bookkeeping, channel_stats, mask_of, payload_of
+from streams.points import bookkeeping, channel_stats, mask_of, payload_of, window_input
 from streams.restoring import Restorer
 from streams.store.base import Point, VectorStore
 
 log = structlog.get_logger(__name__)
-_STREAMS_KEPT = 1000  # of a partition; beyond that silent ones are dropped
 _DETECTORS_KEPT = 1024  # in memory, some 300 KB each; the others are read from the store when their stream goes on
 Item = tuple[Partition, Output]
 
@@ -228,7 +227,7 @@ class Inference:
     def _embed_and_score(self, works: Sequence[Work]) -> None:
         began = time.perf_counter()
         # a window that fired twice within one batch is embedded in its last form as well: both are cheap and right
-        vectors = self._embed_all([_input_of(work.window) for work in works])
+        vectors = self._embed_all([window_input(work.window) for work in works])
         embedded = time.perf_counter()
         for work, vector in zip(works, vectors, strict=True):
             if vector is None:
@@ -327,7 +326,7 @@ class Inference:
                 elif isinstance(output, Silent):
                     await self._announcer.silence(output)
             for partition in {partition for partition, _ in batch.items}:
-                _forget(partition)
+                partition.forget_silent()
             self._finished += len(batch.items)
             self._metrics.windows.labels("stale").inc(len(batch.works) - len(live))
             self._metrics.stage.labels("store").observe(stored - began)
@@ -408,30 +407,5 @@ class Inference:
                     del memory.known[start]
 
 
-def _forget(partition: Partition) -> None:
-    """Drop streams that are silent and stored, where there are many; what is known of them is read back if need be."""
-    if partition.operator.streams <= _STREAMS_KEPT or partition.lock.locked():
-        return
-    for stream, start_ms in partition.finished.items():
-        if partition.operator.forget(stream, start_ms):
-            partition.memories.pop(stream, None)
-    partition.finished.clear()
-
-
 def _named(vectors: WindowVectors) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
     return {"joint": vectors.joint, **vectors.unimodal}
-
-
-def _input_of(window: Fired) -> WindowInput:
-    units: dict[str, str] = {}
-    for reading in window.readings:
-        if reading.units:
-            units.update(reading.units)
-    return WindowInput(
-        start_ms=window.start_ms,
-        end_ms=window.end_ms,
-        readings=[(reading.time_ms, reading.values) for reading in window.readings],
-        clips=[(clip.time_ms, clip.samples) for clip in window.clips],
-        captions=[(caption.time_ms, caption.text) for caption in window.captions],
-        units=units,
-    )

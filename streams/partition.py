@@ -16,6 +16,8 @@ from streams.drift import Detector
 from streams.panes import Output, WindowConfig
 from streams.windows import PartitionWindows
 
+_STREAMS_KEPT = 1000  # of a partition; beyond that silent ones are dropped
+
 
 @dataclass(slots=True)
 class Known:
@@ -56,6 +58,18 @@ class Partition:
     clock_ms: list[int] = field(default_factory=lambda: [0, 0, 0])  # time spent caught up, per modality
     idle_clock_ms: int = 0  # time spent with all three caught up
     revoked: bool = False
+
+    def forget_silent(self) -> None:
+        """Drop streams that are silent and stored, where there are many; what is known of them is read back if need be.
+
+        To be called when all that the released windows depend on is stored.
+        """
+        if self.operator.streams <= _STREAMS_KEPT or self.lock.locked():
+            return
+        for stream, start_ms in self.finished.items():
+            if self.operator.forget(stream, start_ms):
+                self.memories.pop(stream, None)
+        self.finished.clear()
 
     def __post_init__(self) -> None:
         self.operator = PartitionWindows(self.config, self.resume, lookup=True)

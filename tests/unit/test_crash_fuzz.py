@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import structlog
 
-from streams import inference
+from streams import inference, partition
 from streams.settings import PerModality, Settings, WindowSettings
 from streams.store.base import Filter
 from streams.store.edge import EdgeStore
@@ -169,7 +169,7 @@ async def test_no_crash_rebalance_repeat_or_disorder_changes_a_byte(
 ) -> None:
     rng = random.Random(seed)
     if seed % 2:  # streams that fall silent are forgotten at once, and read back
-        monkeypatch.setattr(inference, "_STREAMS_KEPT", 0)
+        monkeypatch.setattr(partition, "_STREAMS_KEPT", 0)
     hop_ms, disorder_ms = rng.choice([5_000, 10_000, 10_000]), rng.choice([0, 500, 2_000])
     window = WindowSettings(
         size_ms=hop_ms * rng.choice([1, 1, 1, 2, 4]),
@@ -207,7 +207,7 @@ async def test_far_out_of_order_and_with_crashes_every_event_is_accounted_for(
     An event that was late before a crash may be in time after it, and is then told twice: at least once is promised.
     """
     rng = random.Random(seed)
-    monkeypatch.setattr(inference, "_STREAMS_KEPT", rng.choice([0, 1_000]))
+    monkeypatch.setattr(partition, "_STREAMS_KEPT", rng.choice([0, 1_000]))
     hop_ms, bound_ms = rng.choice([5_000, 10_000]), 500
     window = WindowSettings(
         size_ms=hop_ms * rng.choice([1, 1, 2]),
