@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,8 +26,8 @@ from streams.intake import TOPICS, InputProgress, Intake
 from streams.kafka_clients import cluster_id, new_consumer, open_admin
 from streams.ledger import OffsetLedger
 from streams.metrics import Metrics
-from streams.outputs import Headers
-from streams.panes import Output
+from streams.outputs import Headers, Outputs
+from streams.panes import Output, Silent
 from streams.partition import Partition
 from streams.readout import partitions_of
 from streams.restoring import Restorer
@@ -49,13 +49,29 @@ class _Silence:
         return
 
 
+class _Mute(Announcer):
+    """Counts windows; says nothing, not in the log either."""
+
+    def __init__(self, outputs: Outputs, metrics: Metrics) -> None:
+        super().__init__(outputs, metrics)
+        self.windows = 0
+
+    async def window(self, id: str, payload: Mapping[str, Any]) -> None:
+        self.windows += 1
+
+    async def incidents(self, steps: Sequence[Mapping[str, Any]], *, again: bool) -> None:
+        return
+
+    async def silence(self, output: Silent) -> None:
+        return
+
+
 class Backfill:
     """One process reads all partitions. Not started yet: use `async with`, then `run`."""
 
     def __init__(self, settings: Settings, bootstrap: str, version: Version, serving_group: str) -> None:
         self.settings = settings
         self.version = version
-        self.windows = 0  # written or recognised
         self._bootstrap = bootstrap
         self._serving_group = serving_group
         self._exits = contextlib.AsyncExitStack()
@@ -92,6 +108,7 @@ class Backfill:
         clips = await exits.enter_async_context(ClipDecoder(settings.audio))
         origin = await cluster_id(settings, self._bootstrap)
         self._ledger, silence, metrics = OffsetLedger(), _Silence(), Metrics()
+        self._announcer = _Mute(silence, metrics)
         queue: asyncio.Queue[tuple[Partition, Output]] = asyncio.Queue(maxsize=256)
         restorer = Restorer(
             self.store, DriftConfig.from_settings(settings), model=self.version.name,
@@ -103,14 +120,11 @@ class Backfill:
         )  # fmt: skip
         self._inference = Inference(
             queue=queue, model=self.version.model, store=self.store, restorer=restorer,
-            announcer=Announcer(silence, metrics, settings.topic, watch=self._count), ledger=self._ledger,
+            announcer=self._announcer, ledger=self._ledger,
             metrics=metrics, origin=origin, topic=settings.topic, batch_windows=settings.batch_windows,
             batch_wait_ms=settings.batch_wait_ms,
         )  # fmt: skip
         await self._begin()
-
-    def _count(self, payload: Mapping[str, Any]) -> None:
-        self.windows += 1
 
     async def _begin(self) -> None:
         """Start where the candidate's offsets say; from the first record that is left where its collection is empty."""
@@ -219,6 +233,11 @@ class Backfill:
                 polled_ms_ago = None if state.timestamp is None else now_ms - state.timestamp
                 found[modality, tp.partition] = InputProgress(state.position, state.highwater, polled_ms_ago)
         return found
+
+    @property
+    def windows(self) -> int:
+        """Stored, or recognised as stored."""
+        return self._announcer.windows
 
     @property
     def total(self) -> int:

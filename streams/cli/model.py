@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from streams.cli.common import (
     CommandError,
@@ -17,7 +16,9 @@ from streams.cli.common import (
     StoreOption,
     console,
     errors,
+    examples,
     print_json,
+    print_table,
     run_async,
     settings_of,
 )
@@ -28,12 +29,18 @@ VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", help="As `sen
 
 def register(app: typer.Typer) -> None:
     model = typer.Typer(help="Model versions: which serves, and how to change it.", no_args_is_help=True)
-    model.command("list")(list_)
-    model.command()(show)
-    model.command()(add)
-    model.command()(promote)
-    model.command()(rollback)
-    model.command()(remove)
+    model.command("list", short_help="List versions and which serves.", epilog=examples("sensorium model list"))(list_)
+    model.command(short_help="Show a version's card.", epilog=examples("sensorium model show"))(show)
+    model.command(short_help="Keep a copy of a model folder.", epilog=examples("sensorium model add models/mine"))(add)
+    model.command(
+        short_help="Let another model serve.",
+        epilog=examples(
+            "sensorium model promote models/mine --no-switch   # fill its collection and compare",
+            "sensorium model promote models/mine               # and let it serve",
+        ),
+    )(promote)
+    model.command(short_help="Let the previous one serve again.", epilog=examples("sensorium model rollback"))(rollback)
+    model.command(short_help="Delete a version.", epilog=examples("sensorium model remove small-0a1b2c3d4e"))(remove)
     app.add_typer(model, name="model")
 
 
@@ -56,11 +63,15 @@ def list_(state: StateOption = None, store: StoreOption = None, as_json: JsonOpt
     if as_json:
         print_json(rows)
         return
-    table = Table("version", "role", "windows", "model folder", "collection", box=None)
-    for row in rows:
-        windows = "-" if row["windows"] is None else str(row["windows"])
-        table.add_row(row["version"], row["role"], windows, row["folder"] or "-", row["collection"] or "-")
-    console.print(table)
+    names = ["version", "role", "windows", "model folder", "collection"]
+    cells = [
+        [
+            row["version"], row["role"] or "-", "-" if row["windows"] is None else str(row["windows"]),
+            row["folder"] or "-", row["collection"] or "-",
+        ]
+        for row in rows
+    ]  # fmt: skip
+    print_table(names, cells, folded=3)
 
 
 def show(
@@ -199,15 +210,15 @@ def _print_workers(workers: str) -> None:
 
 def _print_report(report: Any) -> None:
     old, new = report.serving, report.candidate
-    table = Table("", f"serving {old.version}", f"candidate {new.version}", box=None)
-    table.add_row("windows", str(old.windows), str(new.windows))
-    table.add_row("streams", str(old.streams), str(new.streams))
-    table.add_row("moments found by a caption's words in which it was said", _share(old.text_precision),
-                  _share(new.text_precision))  # fmt: skip
-    table.add_row("incidents", str(old.incidents), str(new.incidents))
-    table.add_row("windows in alarm", _share(old.in_alarm), _share(new.in_alarm))
-    table.add_row("mean drift score", _number(old.mean_score), _number(new.mean_score))
-    console.print(table)
+    rows = [
+        ["windows", str(old.windows), str(new.windows)],
+        ["streams", str(old.streams), str(new.streams)],
+        ["a caption's words find where it was said", _share(old.text_precision), _share(new.text_precision)],
+        ["incidents", str(old.incidents), str(new.incidents)],
+        ["windows in alarm", _share(old.in_alarm), _share(new.in_alarm)],
+        ["mean drift score", _number(old.mean_score), _number(new.mean_score)],
+    ]
+    print_table(["", f"serving {old.version}", f"candidate {new.version}"], rows)
     console.print(f"same 10 nearest neighbours  {_share(report.neighbours)}  ({report.asked_windows} windows asked)")
     console.print(f"same status                 {_share(report.same_status)}  ({report.compared_windows} windows)")
     console.print(f"incidents in common         {report.shared_incidents} of {old.incidents}")

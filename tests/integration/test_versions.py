@@ -15,25 +15,29 @@ import msgspec
 import pytest
 import pytest_asyncio
 from aiokafka import TopicPartition
+from typer.testing import CliRunner
 
 import models
 from models.interface import WindowInput
 from streams.broker import Broker
+from streams.cli import app
+from streams.cli.common import CommandError
 from streams.events import WindowRecord
 from streams.intake import TOPICS
 from streams.kafka_clients import new_consumer, new_producer
 from streams.panes import window_id
 from streams.promotion import promote
 from streams.readout import read_all
-from streams.settings import Settings
+from streams.settings import Settings, load_settings
 from streams.store import open_shelf
 from streams.store.base import Filter
-from streams.versions import VersionError, describe, roll_back
+from streams.versions import VersionError, describe, roll_back, serving_version
 from tests.integration.qdrant_server import QdrantServer
 from tests.integration.support import QUICK, service, settings_for, until
 from tests.two_models import random_model
 
-pytestmark = [pytest.mark.kafka, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = pytest.mark.kafka
+in_session = pytest.mark.asyncio(loop_scope="session")
 STREAMS = ("pump-0", "pump-1", "pump-2")
 
 
@@ -152,6 +156,7 @@ async def committed(settings: Settings, group: str) -> int:
         await consumer.stop()
 
 
+@in_session
 async def test_promotion_under_load_and_rollback(tmp_path: Path, broker: Broker, store: dict[str, Any]) -> None:
     old, new = random_model(tmp_path / "old", 1), random_model(tmp_path / "new", 2)
     settings = settings_for(tmp_path, broker, model=tmp_path / "old", **store)
@@ -248,6 +253,7 @@ async def scores_are_the_versions_own(url: str, settings: Settings, version: str
         assert float(other.embed_text(text) @ stored) < rows[0]["similarity"] - 0.1  # what a mixture would say
 
 
+@in_session
 async def test_an_input_that_fell_silent_long_before_the_others_holds_no_promotion_up(
     tmp_path: Path, broker: Broker
 ) -> None:
@@ -266,6 +272,7 @@ async def test_an_input_that_fell_silent_long_before_the_others_holds_no_promoti
         await everything_stored(running.url, load)
 
 
+@in_session
 async def test_a_past_that_no_worker_serves_is_promoted_offline(tmp_path: Path, broker: Broker) -> None:
     old, new = random_model(tmp_path / "old", 1), random_model(tmp_path / "new", 2)
     settings = settings_for(tmp_path, broker, model=tmp_path / "old")
@@ -293,3 +300,37 @@ async def test_a_past_that_no_worker_serves_is_promoted_offline(tmp_path: Path, 
     said = await announced(settings)
     assert len(said[old]) == 30
     assert len(said[old] | said[new]) == load.windows == 45
+
+
+def test_the_commands_show_what_there_is_and_say_what_is_wrong(
+    tmp_path: Path, kafka_jars: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = random_model(tmp_path / "old", 1), random_model(tmp_path / "new", 2)
+    monkeypatch.setenv("SENSORIUM_MODEL", str(tmp_path / "old"))
+    state = ["--state", str(tmp_path / "state")]
+
+    def run(*arguments: str) -> Any:
+        result = CliRunner().invoke(app, ["model", *arguments, *state], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    def roles() -> dict[str, str]:
+        return {row["version"]: row["role"] for row in json.loads(run("list", "--json"))}
+
+    assert json.loads(run("add", str(tmp_path / "new"), "--json"))["version"] == new
+    assert roles() == {new: ""}
+    with pytest.raises(CommandError, match="nothing serves yet"):
+        run("show")
+    with pytest.raises(VersionError, match="no version to go back to"):
+        run("rollback")
+    asyncio.run(serving_version(load_settings(state=tmp_path / "state")))
+    assert roles() == {old: "serving", new: ""}
+    assert json.loads(run("show", "--json"))["version"] == old
+    assert "random weights, seed 2" in run("show", new)
+    assert json.loads(run("list", "--json"))[0].keys() >= {"version", "role", "windows", "folder", "collection"}
+    with pytest.raises(VersionError, match="neither a model folder nor a version"):
+        run("promote", "nonsense")
+    with pytest.raises(VersionError, match="serves"):
+        run("remove", old)
+    assert f"{new} is gone" in run("remove", new)
+    assert roles() == {old: "serving"}
