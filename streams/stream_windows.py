@@ -18,8 +18,9 @@ class StreamWindows:
     """Panes are `open` until a window that holds them has fired, then `fired` until their home window is final."""
 
     __slots__ = (
-        "closed_ms", "config", "due_ms", "final_before_ms", "fired", "firings", "heard_at_ms", "name", "newest_ms",
-        "open", "pending", "quiet_at_ms", "sealed_before_ms", "silent", "stored", "touched", "wake_ms", "watermark_ms",
+        "closed_ms", "config", "due_ms", "final_before_ms", "fired", "firings", "heard_at_ms", "is_past", "name",
+        "newest_ms", "open", "pending", "quiet_at_ms", "sealed_before_ms", "silent", "stored", "touched", "wake_ms",
+        "watermark_ms",
     )  # fmt: skip
 
     def __init__(self, name: str, config: WindowConfig, sealed_before_ms: int | None) -> None:
@@ -40,6 +41,7 @@ class StreamWindows:
         self.heard_at_ms = 0  # on the partition's idle clock
         self.quiet_at_ms: int | None = None  # where it stands in the heap of who may be quiet
         self.silent = False
+        self.is_past = False  # it began where the inputs had been read past long before: it waits for itself alone
         self.closed_ms: int | None = None  # start of the last pane that was released
 
     # -- panes ---------------------------------------------------------------------------------------------------
@@ -47,7 +49,9 @@ class StreamWindows:
     def late_ms(self, start_ms: int, inputs_ms: int) -> int | None:
         """How far the watermark is past the home window of a pane, if that window is final; else None."""
         config = self.config
-        watermark = max(self.watermark_ms, min(self.newest_ms, inputs_ms))  # ours may not have been looked at lately
+        watermark = self.watermark_ms
+        if not self.is_past:  # ours may not have been looked at lately
+            watermark = max(watermark, min(self.newest_ms, inputs_ms))
         behind = watermark - start_ms - config.size_ms
         if behind >= config.allowed_lateness_ms:
             return behind
@@ -66,6 +70,15 @@ class StreamWindows:
             self.fired[start_ms] = pane  # windows that hold it are past their time already
         self.touched.add(start_ms)
         return pane
+
+    def newest_of(self, modality: int) -> int:
+        """The newest event time of a modality in the panes that are held."""
+        panes = (*self.open.values(), *self.fired.values())
+        held = [pane for pane in panes if pane.events[modality]]
+        if not held:
+            return LONG_AGO
+        newest: int = max(event.time_ms for event in max(held, key=lambda pane: pane.start_ms).events[modality])
+        return newest
 
     @property
     def is_empty(self) -> bool:

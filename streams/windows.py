@@ -69,6 +69,8 @@ class PartitionWindows:
         self._recent: list[deque[int]] = [deque(maxlen=_RECENT) for _ in MODALITIES]  # event times read last
         self._first_ms: int | None = None  # where the first input to speak began
         self._passed_ms = LONG_AGO  # the inputs' watermark when we last advanced: it never goes back
+        self._ticked = False  # nothing was read since the last tick
+        self._past: dict[str, StreamWindows] = {}  # streams from the past
         self._due: list[tuple[int, str]] = []  # heap of (watermark at which a stream has something to do, stream)
         self._quiet: list[tuple[int, str]] = []  # heap of (idle clock at which a stream may be silent, stream)
         self._out: list[Output] = []
@@ -83,6 +85,7 @@ class PartitionWindows:
         unresolved: list[Record] = []
         if records:
             self._idle[modality] = False  # it is anything but quiet; `tick` will say when it is again
+            self._ticked = False
         for record in records:
             event, name = record.event, record.stream
             time_ms = event.time_ms
@@ -132,6 +135,9 @@ class PartitionWindows:
                 late_ms = sealed - hop - start + self.config.allowed_lateness_ms
                 self._out.append(Late(modality, record, late_ms))
             return None
+        if stream.newest_ms == LONG_AGO and self._is_past(start):
+            stream.is_past = True
+            self._past[stream.name] = stream
         behind_ms = stream.late_ms(start, self._passed_ms)
         if behind_ms is not None:
             self._out.append(Late(modality, record, behind_ms))
@@ -147,6 +153,8 @@ class PartitionWindows:
 
     def _schedule(self, stream: StreamWindows, when_ms: int | None) -> None:
         """Look at a stream when the inputs have passed `when_ms`, or earlier where it stands for something earlier."""
+        if stream.is_past:
+            return  # looked at after every tick
         when_ms = FAR_AHEAD if when_ms is None else when_ms
         if stream.due_ms is not None:
             when_ms = min(when_ms, stream.due_ms)
@@ -212,6 +220,7 @@ class PartitionWindows:
         if state is None or not state.silent or not state.is_empty or state.closed_ms != finished_ms:
             return False
         del self._streams[stream]
+        self._past.pop(stream, None)
         self._forgotten[stream] = max(state.final_before_ms, state.sealed_before_ms or LONG_AGO)
         return True
 
@@ -227,6 +236,7 @@ class PartitionWindows:
         self._idle_clock_ms = max(self._idle_clock_ms, idle_clock_ms)
         self._idle = list(idle)
         self._idle_ms = max(self._read_ms)
+        self._ticked = True
 
     def ahead(self) -> list[bool]:
         """Which modalities run more than `max_drift` ahead of the slowest that is not idle, and should be paused.
@@ -266,6 +276,7 @@ class PartitionWindows:
         Once there are `at_most` outputs or more, the rest is left for the next call.
         """
         inputs = self._passed_ms = max(self._passed_ms, self._inputs_ms())
+        self._move_past()
         self._move_due(inputs, at_most)
         self._close_quiet(at_most)
         out, self._out = self._out, []
@@ -277,6 +288,28 @@ class PartitionWindows:
             (max(read, self._idle_ms) if idle else read) - disorder
             for read, disorder, idle in zip(self._read_ms, self.config.disorder_ms, self._idle, strict=True)
         )
+
+    def _is_past(self, time_ms: int) -> bool:
+        """Whether a window that starts there is final by what the inputs have been read past."""
+        return time_ms + self.config.size_ms + self.config.allowed_lateness_ms <= self._passed_ms
+
+    def _move_past(self) -> None:
+        """Streams from the past (an old recording, replayed among others): what the inputs have been read past says
+        nothing of them. Their own events do, in each modality; an idle input has nothing more of what was read.
+        """
+        if not self._ticked:
+            return
+        for stream in list(self._past.values()):
+            if not self._is_past(stream.newest_ms):
+                stream.is_past = False
+                del self._past[stream.name]
+                self._reschedule(stream)
+            elif not stream.is_empty:
+                inputs = min(
+                    (stream.newest_ms if idle else stream.newest_of(modality)) - self.config.disorder_ms[modality]
+                    for modality, idle in enumerate(self._idle)
+                )
+                stream.move_to(min(stream.newest_ms, inputs), self._out.append)
 
     def _move_due(self, inputs: int, at_most: int) -> None:
         due, streams, out = self._due, self._streams, self._out

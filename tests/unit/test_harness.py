@@ -208,6 +208,26 @@ async def test_an_input_that_runs_ahead_waits_for_the_others(tmp_path: Path) -> 
         assert {w.revision for w in h.windows()} == {0}
 
 
+@pytest.mark.parametrize("batch_records", [1, 50, 500])
+async def test_streams_years_apart_neither_wait_for_each_other_for_ever_nor_lose_anything(
+    tmp_path: Path, batch_records: int
+) -> None:
+    async with harness(tmp_path, batch_records=batch_records) as h:
+        for years in (-10, 0, -5):
+            for second in range(60):
+                at = years * 31_536_000 + second
+                await h.push(SENSORS, f"pump{years}", flow(at), settle=False)
+                if second % 10 == 5:
+                    await h.push(CAPTIONS, f"pump{years}", text(at, "all quiet"), settle=False)
+            await h.settle()
+        await h.advance(60_000)
+        assert [(w.stream, w.events) for w in h.windows()] == [
+            (f"pump{years}", {"sensor": 10, "caption": 1}) for years in (-10, -5, 0) for _ in range(6)
+        ]
+        assert h.late() == []
+        assert h.commit() == {(SENSORS, 0): 180, (CAPTIONS, 0): 18}
+
+
 async def test_windows_and_bounds_are_those_of_the_settings(tmp_path: Path) -> None:
     window = WindowSettings(size_ms=4_000, hop_ms=2_000, disorder_ms=PerModality(sensor=0, audio=0, caption=0))
     async with harness(tmp_path, settings=Settings(state=tmp_path, window=window)) as h:

@@ -161,6 +161,38 @@ def test_the_watermark_never_goes_back() -> None:
     assert len(late(p.push(6_000))) == 1
 
 
+def test_a_stream_from_the_past_waits_for_itself_not_for_what_was_read_of_others() -> None:
+    p = Partition(idle=NONE, disorder_ms=(0, 0, 0))
+    for modality in (SENSOR, AUDIO, CAPTION):
+        p.push(10_000_000, modality=modality, stream="live")
+    p.push(5_000, 60_000, stream="old")
+    assert p.wait(0, idle=(False, True, False)) == []  # its captions may be on their way
+    out = p.push(6_000, modality=CAPTION, stream="old") + p.push(12_000, modality=CAPTION, stream="old")
+    (window,) = fired(out + p.wait(0))
+    assert (window.stream, len(window.readings), len(window.captions)) == ("old", 1, 1)
+    assert not late(p.push(30_000, modality=CAPTION, stream="old"))
+
+
+def test_of_a_stream_from_the_past_an_idle_input_has_nothing_more() -> None:
+    p = Partition(disorder_ms=(0, 0, 0))
+    p.push(10_000_000, stream="live")
+    out = p.push(5_000, stream="old") + p.push(11_000, stream="old") + p.push(50_000, stream="old")
+    assert [w.start_ms for w in fired(out) if w.stream == "old"] == [0, 10_000]
+    assert [f.start_ms for f in finished(out)] == [0, 10_000]
+
+
+def test_a_stream_from_the_past_that_has_caught_up_is_one_like_others() -> None:
+    p = Partition()
+    p.push(1_000_000, stream="live")
+    p.push(5_000, stream="old")
+    assert "old" in p.operator._past
+    out = p.push(999_000, 1_011_000, stream="old")
+    assert p.operator._past == {}
+    assert [w.start_ms for w in fired(out) if w.stream == "old"] == [0, 990_000]
+    assert spans(p.push(1_100_000, stream="live")) == [(1_000_000, 1_010_000)]
+    assert spans(p.push(1_025_000, stream="old")) == [(1_010_000, 1_020_000)]  # by what was read of the other
+
+
 # -- hopping windows ----------------------------------------------------------------------------------------------
 
 

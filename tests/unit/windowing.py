@@ -88,6 +88,7 @@ class _Stream:
         self.newest = self.watermark = self.final_before = -(1 << 62)
         self.heard_at = 0
         self.silent = False
+        self.past = False
 
 
 class Naive:
@@ -101,6 +102,7 @@ class Naive:
         self.idle = [False] * 3
         self.idle_ms = self.passed = -(1 << 62)
         self.clock = 0
+        self.ticked = False
         self.out: list[tuple[Any, ...]] = []
 
     def inputs(self) -> int:
@@ -111,11 +113,14 @@ class Naive:
         size, lateness = self.config.size_ms, self.config.allowed_lateness_ms
         if records:
             self.idle[modality] = False
+            self.ticked = False
         for record in records:
             stream, time = self.streams[record.stream], record.event.time_ms
             start = time // size * size
             pane = stream.panes.get(start)
-            watermark = max(stream.watermark, min(stream.newest, self.passed))
+            if stream.newest == -(1 << 62):
+                stream.past = start + size + lateness <= self.passed
+            watermark = max(stream.watermark, -(1 << 62) if stream.past else min(stream.newest, self.passed))
             final = watermark >= start + size + lateness or start < stream.final_before
             if final and not (pane and pane.open):
                 self.out.append(("late", modality, record.offset))
@@ -135,12 +140,18 @@ class Naive:
 
     def tick(self, clock: int, idle: Sequence[bool]) -> None:
         self.clock, self.idle, self.idle_ms = max(self.clock, clock), list(idle), max(self.read)
+        self.ticked = True
 
     def advance(self) -> list[tuple[Any, ...]]:
         size, lateness = self.config.size_ms, self.config.allowed_lateness_ms
         inputs = self.passed = max(self.passed, self.inputs())
         for name, stream in self.streams.items():
-            stream.watermark = max(stream.watermark, min(stream.newest, inputs))
+            if stream.past and self.ticked:
+                stream.past = stream.newest + size + lateness <= self.passed
+            if stream.past and not self.ticked:
+                continue
+            held = self._own(stream) if stream.past else inputs
+            stream.watermark = max(stream.watermark, min(stream.newest, held))
             self._fire(name, stream, stream.watermark)
             self._close(name, stream, stream.watermark - size - lateness)
         timeout = self.config.idle_timeout_ms
@@ -156,6 +167,15 @@ class Naive:
                 self._close(name, stream, 1 << 61)
         out, self.out = self.out, []
         return out
+
+    def _own(self, stream: _Stream) -> int:
+        """How far a stream from the past has been read, as its own events tell."""
+        held = [-(1 << 62)] * 3
+        for pane in stream.panes.values():
+            for modality, events in enumerate(pane.events):
+                held[modality] = max(held[modality], *(event.time_ms for event in events), -(1 << 62))
+        known = [stream.newest if idle else own for idle, own in zip(self.idle, held, strict=True)]
+        return min(own - disorder for own, disorder in zip(known, self.config.disorder_ms, strict=True))
 
     def _fire(self, name: str, stream: _Stream, until: int) -> None:
         for start, pane in sorted(stream.panes.items()):
