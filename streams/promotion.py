@@ -30,7 +30,7 @@ from streams.topics import check_topics, describe_topics
 from streams.versions import Registry, Version, VersionError, group_of, load_version, serving_version
 
 log = structlog.get_logger(__name__)
-_FOLLOW_S = 60.0  # how long running workers may take to change over
+_FOLLOW_S = 120.0  # how long running workers may take to change over
 
 
 @dataclass(frozen=True, slots=True)
