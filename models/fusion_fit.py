@@ -200,9 +200,8 @@ def space_of(network: Network, encoded: EncodedCorpus) -> Space:
     unimodal = {}
     for m, name in enumerate(network.modalities):
         if name in MODALITY_NAMES:
-            share = network.encoder(name).private_share
-            parts = zip(encoded.given.unimodal[rows, m].numpy(), encoded.private[rows, m].numpy(), strict=True)
-            unimodal[name] = np.stack([join(balance(name, shared), private, share) for shared, private in parts])
+            shared, private = encoded.given.unimodal[rows, m].numpy(), encoded.private[rows, m].numpy()
+            unimodal[name] = join(balance(name, shared), private, network.encoder(name).private_share)
     return Space(whole, index, unimodal, masked)
 
 
@@ -219,6 +218,5 @@ def joint_vectors(network: Network, balance: Balancer, given: FusionInput, priva
     lengths = np.linalg.norm(there, axis=1, keepdims=True)
     sketches = there / np.where(lengths > 0, lengths, 1)
     shared: NDArray[Any] = torch.cat(fused).numpy()
-    share = network.config.joint_private
-    return np.stack([join(balance(JOINT, s), p, share) for s, p in zip(shared, sketches, strict=True)])
+    return join(balance(JOINT, shared), sketches, network.config.joint_private)
 

@@ -209,7 +209,7 @@ def test_the_command_prints_tables_and_json(tmp_path: Path, small_recording: Pat
     assert set(measured["masks"]) == set(MASKS)
     assert all(0 < stage["p50"] <= stage["p95"] for stage in measured["CPU ms of a window"].values())
     text = run(*arguments)
-    for said in ("sensor -> caption", "captions only", "modality gap", "shots of", "in batches of 8", "bootstrap"):
+    for said in ("sensor -> caption", "captions only", "modality gap", "shots of", "in batches of", "bootstrap"):
         assert said in text
 
 
