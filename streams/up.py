@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import os
 import signal
@@ -20,6 +21,8 @@ from streams.settings import Settings
 from streams.topics import check_topics, create_topics, describe_topics
 from streams.worker import Worker
 
+_M_ARENA_MAX = -8  # malloc.h
+
 
 @dataclass(frozen=True, slots=True)
 class Service:
@@ -32,6 +35,16 @@ class Service:
     @property
     def worker(self) -> Worker:
         return self.live.worker
+
+
+def share_arena() -> None:
+    """Let all threads of this process allocate from one arena, where the C library is glibc.
+
+    In an arena of its own a thread gives memory back and asks for it again with every batch: the models took 300 page
+    faults a window, a tenth of their time.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def spare_loaded() -> None:
@@ -50,6 +63,7 @@ async def running_worker(
 ) -> AsyncIterator[Service]:
     """A worker that works until left; an error in it sets `stop` and is raised on leaving."""
     settings.state.mkdir(parents=True, exist_ok=True)
+    share_arena()
     async with Live(settings, bootstrap, board) as live, serve(live, settings) as url:
         spare_loaded()
         ending = asyncio.Event()

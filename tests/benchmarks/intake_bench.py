@@ -29,6 +29,7 @@ from tests.benchmarks.measuring import (
     in_thread,
     kafka,
     made_topics,
+    pin,
     print_table,
     ratio,
     run_peer,
@@ -83,7 +84,7 @@ async def ours(settings: Settings, messages: int) -> dict[str, float]:
     """The real worker with inference replaced."""
     from streams import worker as worker_module
     from streams.panes import Finished, Fired
-    from streams.up import spare_loaded
+    from streams.up import share_arena, spare_loaded
     from tests.standin import StandInModel
 
     class Counting:
@@ -119,9 +120,10 @@ async def ours(settings: Settings, messages: int) -> dict[str, float]:
     worker_module.Inference = Counting  # type: ignore[assignment,misc]
     worker_module._load_model = lambda settings: StandInModel()  # type: ignore[assignment]
     assert settings.kafka is not None
+    share_arena()  # this and the next as the command does
     async with Measured(settings, settings.kafka) as worker:
         counting: Any = worker.inference
-        spare_loaded()  # as the command does
+        spare_loaded()
         stop = asyncio.Event()
         running = asyncio.create_task(worker.run(stop))
         done = asyncio.create_task(counting.done.wait())
@@ -259,6 +261,8 @@ def run() -> list[Figure]:
 
 
 def main(arguments: list[str]) -> None:
+    if arguments[:1] == ["--peer"]:
+        pin()
     if arguments[:1] == ["--peer"]:
         peer, state, bootstrap, prefix, count = arguments[1:]
         # every round reads from the start: a group of its own

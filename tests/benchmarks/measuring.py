@@ -101,6 +101,16 @@ def family_cpu_s(process: psutil.Process | None = None) -> float:
 # -- peers in processes of their own -----------------------------------------------------------------------------
 
 
+def pin() -> None:
+    """Keep this process and its children on one processor, where the system can.
+
+    Two busy threads on the two halves of one core take longer CPU-seconds for the same work: a peer that uses one
+    thread would be flattered beside one that uses several.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+
 def run_peer(module: str, arguments: Sequence[object]) -> dict[str, Any]:
     """Run `python -m tests.benchmarks.<module> --peer ARGUMENTS...`; gives back the JSON it prints last."""
     done = subprocess.run(

@@ -27,7 +27,7 @@ from streams.events import Caption, Reading
 from streams.panes import Fired, window_id
 from streams.points import channel_stats, payload_of
 from streams.store.base import DIM, Filter, Point
-from tests.benchmarks.measuring import Figure, cpu_s, print_table, ratio, run_peer, whole_cpu_s
+from tests.benchmarks.measuring import Figure, cpu_s, pin, print_table, ratio, run_peer, whole_cpu_s
 
 STREAMS = 50
 WINDOWS = 200  # of each stream
@@ -168,6 +168,8 @@ def run() -> list[Figure]:
 
 
 def main(arguments: list[str]) -> None:
+    if arguments[:1] == ["--peer"]:
+        pin()
     if arguments[:1] == ["--peer"]:
         peer, folder = arguments[1], Path(arguments[2])
         points = make_points()
