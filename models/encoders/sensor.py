@@ -38,7 +38,9 @@ class PatchEncoder(nn.Module):
         self.pool = CrossBlock(dim, heads)
         self.norm = nn.LayerNorm(dim)
         self.shared = nn.Linear(POOLED * dim, SHARED_DIM)
-        self.register_buffer("projection", torch.randn(LEVEL_DIM, PRIVATE_DIM) / LEVEL_DIM**0.5)
+        # Orthonormal rows: distances between levels stay what they are, whatever was drawn.
+        turned, _ = torch.linalg.qr(torch.randn(LEVEL_DIM, PRIVATE_DIM).T)
+        self.register_buffer("projection", turned.T.contiguous())
 
     def forward(
         self, features: Tensor, levels: Tensor, weights: Tensor, pieces: Tensor, signs: Tensor, mask: Tensor
