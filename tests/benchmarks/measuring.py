@@ -113,14 +113,10 @@ def pin() -> None:
 
 def run_peer(module: str, arguments: Sequence[object]) -> dict[str, Any]:
     """Run `python -m tests.benchmarks.<module> --peer ARGUMENTS...`; gives back the JSON it prints last."""
-    done = subprocess.run(
-        [sys.executable, "-m", f"tests.benchmarks.{module}", "--peer", *map(str, arguments)],
-        cwd=ROOT,
-        env=peer_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-m", f"tests.benchmarks.{module}", "--peer", *map(str, arguments)]
+    with tempfile.TemporaryDirectory(prefix="sensorium-bench-") as place:  # a Faust app leaves a folder where it runs
+        environment = peer_environment() | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{module} {' '.join(map(str, arguments))} failed:\n{done.stderr[-3000:]}")
     return dict(json.loads(done.stdout.splitlines()[-1]))
