@@ -169,13 +169,18 @@ class Worker:
             await asyncio.sleep(0.02)
 
     async def _stop_app(self, app_start: asyncio.Task[None]) -> None:
-        try:
-            await asyncio.wait_for(self.app.stop(), _STOP_S)
-        except Exception as error:  # whatever Faust stumbles over on its way out changes nothing for us
-            log.debug("faust stopped badly", error=repr(error))
-        app_start.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            await app_start
+        """Faust swallows cancellation between one child's stop and the next: nothing of it is waited for for ever."""
+        stopping = asyncio.create_task(self.app.stop(), name="app-stop")
+        await asyncio.wait({stopping}, timeout=_STOP_S)
+        left = {task for task in (stopping, app_start) if not task.done()}
+        for _ in range(20):
+            for task in left:
+                task.cancel()
+            if left:
+                _, left = await asyncio.wait(left, timeout=0.1)
+        for task in (stopping, app_start):
+            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+                log.debug("faust stopped badly", error=repr(error))  # it changes nothing for us
 
     def _fail(self, error: BaseException) -> None:
         if self._failed is not None and not self._failed.done():
