@@ -151,6 +151,8 @@ class BatchConsumer(driver.Consumer):
 
     async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """Commit the finished prefix of every partition. A failure is tried again at the next interval."""
+        if self._thread._consumer is None:
+            return False  # told to stop before it began
         offsets: dict[TP, int] = {}
         for tp in self.assignment():
             offset = self.app.ledger.committable((tp.topic, tp.partition))
