@@ -19,7 +19,7 @@ from streams.feed import feed
 from streams.live_table import elapsed, show
 from streams.logs import configure_logs
 from streams.settings import load_settings
-from streams.up import running_service, stop_on_signals
+from streams.up import StoppedEarly, running_service, stop_on_signals, unless_stopped
 
 _PREFIX = "sensorium-demo-"
 _WINDOW = {"size_ms": 5_000, "hop_ms": 5_000, "allowed_lateness_ms": 10_000, "idle_timeout_ms": 4_000}
@@ -37,14 +37,14 @@ async def run_demo(
 
     `keep`: the state folder; None: one that is removed at the end.
     """
-    with _folder(keep) as folder, stop_on_signals() as stop:
+    with contextlib.suppress(StoppedEarly), _folder(keep) as folder, stop_on_signals() as stop:
         limits = {} if keep else {"retention_days": _KEPT_DAYS, "topic_retention_hours": _KEPT_HOURS}
         settings = load_settings(state=folder, log_level="error", window=_WINDOW, **_HERE, store=f"edge:{folder}/store",
                                  **limits)  # fmt: skip
         configure_logs(settings)
         console.print("starting Kafka, the store and a worker ...")
         board = Board()
-        async with running_service(settings, stop, board) as service:
+        async with unless_stopped(running_service(settings, stop, board), stop) as service:
             console.print(f"{elapsed(started)} ready: Kafka {service.bootstrap}, API {service.url}", soft_wrap=True)
             plant = asyncio.create_task(
                 feed(settings, service.bootstrap, stop, streams=streams, history_s=_HISTORY_S), name="plant"

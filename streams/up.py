@@ -9,6 +9,7 @@ import gc
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,6 +103,33 @@ async def running_service(
         check_topics(await describe_topics(settings, bootstrap))
         await warm
         yield await exits.enter_async_context(running_worker(settings, bootstrap, stop, board))
+
+
+class StoppedEarly(Exception):
+    """Told to stop before the service was there; what had begun is undone."""
+
+
+@contextlib.asynccontextmanager
+async def unless_stopped(service: AbstractAsyncContextManager[Service], stop: asyncio.Event) -> AsyncIterator[Service]:
+    """The service, once it runs. Raises `StoppedEarly` when `stop` is set before: starting may take long."""
+    body = asyncio.current_task()
+    assert body is not None
+
+    async def watch() -> None:
+        await stop.wait()
+        body.cancel()
+
+    async with contextlib.AsyncExitStack() as exits:
+        watching = asyncio.create_task(watch(), name="stop")
+        try:
+            running = await exits.enter_async_context(service)
+        except asyncio.CancelledError:
+            if stop.is_set() and not body.uncancel():
+                raise StoppedEarly from None
+            raise
+        finally:
+            watching.cancel()
+        yield running
 
 
 async def _watch(broker: Broker, stop: asyncio.Event) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Annotated
@@ -70,10 +71,10 @@ def up(state: StateOption = None, kafka: KafkaOption = None, store: StoreOption 
     settings = settings_of(state, kafka, store, service=True)
 
     async def serve() -> None:
-        from streams.up import running_service, stop_on_signals
+        from streams.up import StoppedEarly, running_service, stop_on_signals, unless_stopped
 
-        with stop_on_signals() as stop:
-            async with running_service(settings, stop) as service:
+        with contextlib.suppress(StoppedEarly), stop_on_signals() as stop:
+            async with unless_stopped(running_service(settings, stop), stop) as service:
                 say(f"Kafka   {service.bootstrap}")
                 say(f"store   {settings.store_url}")
                 say(f"API     {service.url}  (/healthz /readyz /metrics, and read-only questions under /v1)")
@@ -94,11 +95,11 @@ def worker(state: StateOption = None, kafka: KafkaOption = None, store: StoreOpt
 
     async def serve() -> None:
         from streams.kafka_clients import find_bootstrap
-        from streams.up import running_worker, stop_on_signals
+        from streams.up import StoppedEarly, running_worker, stop_on_signals, unless_stopped
 
         bootstrap = find_bootstrap(settings)
-        with stop_on_signals() as stop:
-            async with running_worker(settings, bootstrap, stop) as service:
+        with contextlib.suppress(StoppedEarly), stop_on_signals() as stop:
+            async with unless_stopped(running_worker(settings, bootstrap, stop), stop) as service:
                 say(f"worker of group {settings.group} on {bootstrap}; API {service.url}; Ctrl-C stops")
                 await stop.wait()
 
