@@ -20,6 +20,7 @@ from streams.cli.common import (
     StreamOption,
     console,
     errors,
+    examples,
     parse_time,
     print_json,
     run_async,
@@ -60,7 +61,14 @@ class Device(StrEnum):
 
 
 def register(app: typer.Typer) -> None:
-    app.command()(train)
+    app.command(
+        short_help="Train a model on a stream's own windows.",
+        epilog=examples(
+            "sensorium train --recording plant --out my-model",
+            "sensorium train --topics --from 2026-01-01T00:00:00Z --out my-model",
+            "sensorium train --recording plant --out my-model --resume",
+        ),
+    )(train)
 
 
 def train(
