@@ -118,7 +118,7 @@ class Settings(BaseSettings):
     http_host: str = Field("127.0.0.1", description="where a worker serves health, metrics and the read-only API")
     http_port: int = Field(0, ge=0, le=65535, description="0: any free port, written to <state>/worker.json")
     broker_port: int = Field(0, ge=0, le=65535, description="port of the embedded Kafka; 0: any, then kept")
-    batch_windows: int = Field(32, ge=1, le=256, description="most windows in one inference batch")
+    batch_windows: int = Field(64, ge=1, le=256, description="most windows in one inference batch")
     batch_wait_ms: int = Field(100, ge=0, description="how long an inference batch waits for company")
     torch_threads: int = Field(1, ge=1, description="threads of the model in one worker; more is slower on few cores")
     session_timeout_s: float = Field(10.0, ge=6, description="after this silence a dead worker's partitions move on")

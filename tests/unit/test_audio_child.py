@@ -29,15 +29,16 @@ _UNRULY = r"""
 import os, runpy, sys, time
 child = runpy.run_path({path!r})
 real, answer = child["decode"], child["answer"]
-def lie(encoded, limits):
-    if b"NONSENSE" in encoded: return b"\x07" * 50
-    if b"REASON" in encoded: return b"\x01made_up reason"
-    if b"UNEVEN" in encoded: return b"\x00" + (16000).to_bytes(4, "little") + (2).to_bytes(4, "little") + bytes(12)
-    if b"ZERO" in encoded: return b"\x00" + bytes(16)
-    if b"HUGE" in encoded: return b"\x00" * (200 << 20)
-    return answer(encoded, limits)
+def lie(encoded, limits, space):
+    said = None
+    if b"NONSENSE" in encoded: said = b"\x07" * 50
+    if b"REASON" in encoded: said = b"\x01made_up reason"
+    if b"UNEVEN" in encoded: said = b"\x00" + (16000).to_bytes(4, "little") + (2).to_bytes(4, "little") + bytes(12)
+    if b"ZERO" in encoded: said = b"\x00" + bytes(16)
+    if b"HUGE" in encoded: said = b"\x00" * (200 << 20)
+    return answer(encoded, limits, space) if said is None else (said, memoryview(b""))
 child["serve"].__globals__["answer"] = lie
-def decode(encoded, limits):
+def decode(encoded, limits, space):
     if b"CRASH" in encoded: os.abort()
     if b"SPIN" in encoded:
         while True: pass
@@ -45,7 +46,7 @@ def decode(encoded, limits):
     if b"EAT" in encoded: bytearray(8 << 30)
     if b"WRITE" in encoded: open({target!r}, "wb").write(b"x" * 100_000)
     if b"PRINT" in encoded: print("noise from a library", flush=True)
-    return real(encoded, limits)
+    return real(encoded, limits, space)
 answer.__globals__["decode"] = decode
 child["main"](sys.argv[1:])
 """
