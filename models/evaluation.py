@@ -44,24 +44,41 @@ RULES = (
     f"precision at {K} per mask: a window cut down to the mask asks for windows of the same state; mean over states: a "
     "rare one counts as much as a common one",
     "two indexes: `same mask` holds windows cut down alike, `whole windows` holds them with all they have",
-    "state: the sound (the folder of the clips, else calm) and each kind of fault in labels.csv that overlaps it; "
-    f"states with fewer than {LEAST} windows are not asked for",
+    "state: the sound (the folder of the clips; the stream, where clips lie in one folder) and each kind of fault in "
+    f"labels.csv that overlaps it; states with fewer than {LEAST} windows are not asked for",
+    "a window cut down is asked only for what can show in what is left of it: a fault in the modalities that "
+    "labels.csv names, the sound in sound and captions",
     f"no answer is of the same stream within {GUARD_MS // 1000} s of the question",
     f"intervals: 95 %, bootstrap over stretches of {BLOCK_MS // 60_000} minutes of a stream",
 )
 
 
 @dataclass(frozen=True, slots=True)
+class Sign:
+    """Something that was going on, and the modalities that it can show in."""
+
+    name: str
+    shows: frozenset[str] = frozenset(MODALITY_NAMES)
+
+
+@dataclass(frozen=True, slots=True)
 class Corpus:
-    """Windows with what is known of each: its stream and its state ("" for unknown)."""
+    """Windows with what is known of each: its stream and its signs (none: nobody knows what was going on)."""
 
     windows: Sequence[WindowInput]
     streams: Sequence[str]
-    states: Sequence[str]
+    signs: Sequence[Sequence[Sign]]
 
     def take(self, index: Sequence[int] | NDArray[np.int64]) -> Corpus:
         return Corpus(
-            [self.windows[i] for i in index], [self.streams[i] for i in index], [self.states[i] for i in index]
+            [self.windows[i] for i in index], [self.streams[i] for i in index], [self.signs[i] for i in index]
+        )
+
+    def states(self, mask: Sequence[str] = MODALITY_NAMES) -> NDArray[Any]:
+        """(N,) all that shows in these modalities as one name; "calm" where nothing does, "" for unknown."""
+        shown = [[sign.name for sign in signs if sign.shows.intersection(mask)] for signs in self.signs]
+        return np.array(
+            ["+".join(some) or ("calm" if all_ else "") for some, all_ in zip(shown, self.signs, strict=True)]
         )
 
     @property
@@ -83,11 +100,12 @@ class Corpus:
         """Windows that hold all three modalities."""
         return np.array([i for i, w in enumerate(self.windows) if w.readings and w.clips and w.captions], np.int64)
 
-    def asked(self) -> NDArray[np.bool_]:
+    def asked(self, mask: Sequence[str] = MODALITY_NAMES) -> NDArray[np.bool_]:
         """(N,) windows whose state is known and common enough to be asked for."""
-        names, counts = np.unique(np.array(self.states), return_counts=True)
+        states = self.states(mask)
+        names, counts = np.unique(states, return_counts=True)
         common = {name for name, count in zip(names.tolist(), counts.tolist(), strict=True) if name and count >= LEAST}
-        return np.array([state in common for state in self.states])
+        return np.array([state in common for state in states.tolist()])
 
 
 def split_by_time(corpus: Corpus, share: float = 0.6, guard_ms: int = GUARD_MS) -> tuple[Corpus, Corpus]:
@@ -150,7 +168,7 @@ def evaluate(model: WindowModel, corpus: Corpus, seeds: int = 3) -> dict[str, An
     complete = corpus.take(space.index)
     shots = [
         metrics.few_shot(
-            space.whole[corpus.asked()], np.array(corpus.states)[corpus.asked()],
+            space.whole[corpus.asked()], corpus.states()[corpus.asked()],
             corpus.stretches(SHOT_MS)[corpus.asked()], SHOTS, seed=seed,
         )
         for seed in range(seeds)
@@ -163,9 +181,12 @@ def evaluate(model: WindowModel, corpus: Corpus, seeds: int = 3) -> dict[str, An
         "rules": list(RULES),
         "retrieval": retrieval(space, complete),
         "masks": {
-            name: mask_report(space.masked[name], space, corpus, space.masked["full"]) for name in MASKS
+            name: mask_report(space.masked[name], space, corpus, mask, space.masked["full"])
+            for name, mask in MASKS.items()
         },
-        "single modalities": {name: mask_report(space.unimodal[name], space, corpus) for name in MODALITY_NAMES},
+        "single modalities": {
+            name: mask_report(space.unimodal[name], space, corpus, (name,)) for name in MODALITY_NAMES
+        },
         "balance": balance(space, complete),
         "few shots": {
             "shots": SHOTS, "classes": shots[0][1],
@@ -175,7 +196,7 @@ def evaluate(model: WindowModel, corpus: Corpus, seeds: int = 3) -> dict[str, An
 
 
 def _counted(corpus: Corpus) -> dict[str, int]:
-    names, counts = np.unique(np.array(corpus.states)[corpus.asked()], return_counts=True)
+    names, counts = np.unique(corpus.states()[corpus.asked()], return_counts=True)
     return dict(zip(names.tolist(), counts.tolist(), strict=True))
 
 
@@ -214,12 +235,12 @@ def shared_part(vectors: Array) -> Array:
 
 
 def mask_report(
-    queries: Array, space: Space, corpus: Corpus, full: Array | None = None
+    queries: Array, space: Space, corpus: Corpus, mask: Sequence[str], full: Array | None = None
 ) -> dict[str, Any]:
     """`queries` (C, DIM) of the complete windows; `full`: what they are cut down from (None: vectors of one modality,
     which have no whole windows to be found among)."""
     report: dict[str, Any] = {}
-    for name, (values, labels, blocks) in precisions(queries, space, corpus, full is not None).items():
+    for name, (values, labels, blocks) in precisions(queries, space, corpus, mask, full is not None).items():
         low, high = metrics.bootstrap(values, labels, blocks)
         report[name] = {"precision": metrics.macro_mean(values, labels), "low": low, "high": high}
     if full is not None:
@@ -231,21 +252,19 @@ def mask_report(
 Judged = tuple[NDArray[np.floating[Any]], NDArray[Any], NDArray[Any]]  # a value for each query, its state, its stretch
 
 
-def precisions(queries: Array, space: Space, corpus: Corpus, whole: bool = True) -> dict[str, Judged]:
-    """Precision at K of each complete window whose state is asked for, in the two indexes."""
-    asked = np.flatnonzero(corpus.asked()[space.index])
-    rows, states = space.index[asked], np.array(corpus.states)
+def precisions(
+    queries: Array, space: Space, corpus: Corpus, mask: Sequence[str], whole: bool = True
+) -> dict[str, Judged]:
+    """Precision at K of each complete window whose state, as `mask` shows it, is asked for, in the two indexes."""
+    asked = np.flatnonzero(corpus.asked(mask)[space.index])
+    rows, states = space.index[asked], corpus.states(mask)
     apart = corpus.apart()
     labels, blocks = states[rows], corpus.stretches(BLOCK_MS)[rows]
     right = labels[:, None] == labels[None]
-    alike = metrics.precision_at(
-        queries[asked] @ queries[asked].T, right, K, apart[np.ix_(rows, rows)]
-    )
+    alike = metrics.precision_at(queries[asked] @ queries[asked].T, right, K, apart[np.ix_(rows, rows)])
     found: dict[str, Judged] = {"same mask": (alike, labels, blocks)}
     if whole:
-        among = metrics.precision_at(
-            queries[asked] @ space.whole.T, labels[:, None] == states[None], K, apart[rows]
-        )
+        among = metrics.precision_at(queries[asked] @ space.whole.T, labels[:, None] == states[None], K, apart[rows])
         found["whole windows"] = (among, labels, blocks)
     return found
 

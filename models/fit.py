@@ -1,8 +1,8 @@
 """Training on a stream's own windows, without labels: what one window shows together belongs together.
 
 The last part of the time is kept for validation, with a gap before it, and training stops when retrieval there stops
-getting better. The same seed gives the same weights on one machine type on the CPU, also when a run was interrupted
-and resumed in between.
+getting better. Then the fusion goes on alone over encoders that stay (models.fusion_fit). The same seed gives the same
+weights on one machine type on the CPU, also when a run was interrupted and resumed in between.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from models.embedder import Embedder
 from models.encoders.base import Encoded, Item, content
 from models.encoders.pretrained import pinned
 from models.errors import ModelError
+from models.evaluation import Corpus
+from models.fusion_fit import FusionOptions, encode, fit_fusion
 from models.hashing import stable_hash, words
 from models.interface import WindowInput
 from models.losses import LossKind, co_occurrence, contrast, variance
@@ -76,6 +78,7 @@ class Progress:
     steps: int
     loss: float
     retrieval: float | None
+    stage: Literal["epoch", "fusion"] = "epoch"  # fusion: `step` of `steps` after the last epoch
 
 
 @dataclass(slots=True)
@@ -307,6 +310,8 @@ def fit(
         if keep is not None:
             run.save(keep)
     best = run.best_network().cpu().eval().requires_grad_(False)
+    if run.best_epoch:  # else what it began with is what is kept
+        best = _fused_by_time(best, training, guard_ms, options.seed, told, run)
     fitted = Fitted(best, len(training), len(validation), run.epoch, run.best_epoch, run.before, run.best)
     fitted.directions = retrieval(best, validation, guard_ms)
     model = Embedder(best, "calibration")
@@ -320,6 +325,21 @@ def fit(
     best.config = replace(config, balance=options.balance)
     fitted.cpu_seconds = time.process_time() - began
     return fitted
+
+
+def _fused_by_time(
+    network: Network, windows: list[StreamWindow], guard_ms: int, seed: int, told: Callable[[Progress], None],
+    run: RunState,
+) -> Network:  # fmt: skip
+    """The network with its fusion trained further, about 25 times over all windows, 400 steps at most."""
+    corpus = Corpus([w.window for w in windows], [w.stream for w in windows], [()] * len(windows))
+    options = FusionOptions(near_ms=guard_ms, guard_ms=6 * guard_ms, align=0.1)
+    options = replace(options, steps=min(options.steps, max(1, len(windows) // 4)))
+
+    def say(step: int, loss: float) -> None:
+        told(Progress(run.epoch, run.epoch, step, options.steps, loss, run.latest, "fusion"))
+
+    return fit_fusion(network, encode(network, corpus), network.config.fusion, options, seed, anew=False, told=say)
 
 
 def _descend(network: Network, optimizer: torch.optim.Optimizer, losses: dict[str, Tensor]) -> float:

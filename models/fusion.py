@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from models.blocks import CrossBlock, FeedForward, masked_mean, unit
-from models.config import SHARED_DIM, ModelConfig
+from models.blocks import CrossBlock, masked_mean, unit
+from models.config import PRIVATE_DIM, SHARED_DIM, ModelConfig
 
 TIME_DIM = 8
+_LOUD = 8.0  # brings the coordinates of a unit vector to about what a linear layer expects
+_TOKENS_LOST = 0.8  # of the fine tokens, in training: a fusion that leans on them knows its windows by heart, no others
 
 
 def time_features(when: Tensor) -> Tensor:
@@ -28,12 +30,22 @@ class FusionInput:
     when: Tensor  # (B, T) 0..1
     mask: Tensor  # (B, T)
     unimodal: Tensor  # (B, M, SHARED_DIM)
+    private: Tensor  # (B, M, PRIVATE_DIM)
     present: Tensor  # (B, M)
+
+    def rows(self, index: Tensor | slice) -> FusionInput:
+        return FusionInput(
+            {name: held[index] for name, held in self.tokens.items()},
+            *(getattr(self, name)[index] for name in self.__slots__[1:]),
+        )
 
 
 class Fusion(nn.Module):
     """One of three kinds, chosen by the config. Each adds to the masked mean of the unimodal vectors, so that even an
-    untrained one is sane, every subset is legal, and no modality can be ignored altogether."""
+    untrained one is sane, every subset is legal, and no modality can be ignored altogether.
+
+    `concat` and `attention` see shared and private parts alike; `attention` sees the encoders' fine tokens as well.
+    """
 
     owner: Tensor  # (T,) int: the modality of a token
 
@@ -45,18 +57,24 @@ class Fusion(nn.Module):
         owner = [m for m, (count, _) in enumerate(sizes.values()) for _ in range(count)]
         self.register_buffer("owner", torch.tensor(owner), persistent=False)
         count = len(sizes)
+        if self.kind == "mean":
+            return
+        self.gain = nn.Parameter(torch.tensor(1.0))  # of what is learnt, beside the mean
         if self.kind == "attention":
             dim = config.fusion_dim
             heads = max(1, dim // 32)
             self.inputs = nn.ModuleDict({modality: nn.Linear(width, dim) for modality, (_, width) in sizes.items()})
+            self.summaries = nn.ModuleDict({modality: nn.Linear(SHARED_DIM + PRIVATE_DIM, dim) for modality in sizes})
             self.modality = nn.Parameter(torch.randn(count, dim) * 0.2)
             self.time = nn.Linear(TIME_DIM, dim)
             self.latents = nn.Parameter(torch.randn(config.latents, dim) * 0.5)
             self.blocks = nn.ModuleList(CrossBlock(dim, heads) for _ in range(config.fusion_layers))
             self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, SHARED_DIM))
-        elif self.kind == "concat":
-            self.head = nn.Sequential(FeedForward(count * (SHARED_DIM + 1), 2 * SHARED_DIM, 0.1))
-            self.head.append(nn.Linear(count * (SHARED_DIM + 1), SHARED_DIM))
+        else:
+            width = count * (SHARED_DIM + PRIVATE_DIM + 1)
+            self.head = nn.Sequential(
+                nn.Linear(width, 2 * SHARED_DIM), nn.GELU(), nn.Dropout(0.1), nn.Linear(2 * SHARED_DIM, SHARED_DIM)
+            )
 
     def subset(self, given: FusionInput, keep: Tensor) -> FusionInput:
         """The same windows with only the modalities of `keep` (B, M) left of them."""
@@ -70,18 +88,29 @@ class Fusion(nn.Module):
         even = there / there.sum(-1, keepdim=True).clamp_min(1.0)
         if self.kind == "mean":
             return unit(mean), even
-        some = given.present.any(-1, keepdim=True)
+        vectors = torch.cat([given.unimodal, given.private], -1) * there.unsqueeze(-1) * _LOUD  # (B, M, DIM)
         if self.kind == "concat":
-            flat = torch.cat([given.unimodal * there.unsqueeze(-1), there.unsqueeze(-1)], -1).flatten(1)
-            return unit(unit(mean) + 0.5 * unit(self.head(flat))) * some, even
-        tokens = torch.cat([self.inputs[m](given.tokens[m]) for m in self.modalities], 1)
-        tokens = tokens + self.modality[self.owner] + self.time(time_features(given.when))  # (B, T, dim)
+            learnt, attention = self.head(torch.cat([vectors, there.unsqueeze(-1)], -1).flatten(1)), even
+        else:
+            learnt, attention = self._attend(given, vectors)
+        some = given.present.any(-1, keepdim=True)
+        return unit(unit(mean) + self.gain * unit(learnt)) * some, attention
+
+    def _attend(self, given: FusionInput, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """-> (B, SHARED_DIM) and each modality's part of the attention (B, M). What is looked at: the fine tokens of
+        each encoder, each with its time, and one token that sums a modality up: its vector (`vectors`, (B, M, DIM))."""
+        fine = torch.cat([self.inputs[m](given.tokens[m]) for m in self.modalities], 1)
+        fine = fine + self.modality[self.owner] + self.time(time_features(given.when))  # (B, T, dim)
+        sums = torch.stack([self.summaries[m](vectors[:, i]) for i, m in enumerate(self.modalities)], 1) + self.modality
+        seen = given.mask
+        if self.training:
+            seen = seen & (torch.rand(seen.shape, device=seen.device) >= _TOKENS_LOST)
+        tokens, mask = torch.cat([fine, sums], 1), torch.cat([seen, given.present], 1)  # (B, T + M, dim)
+        kinds = torch.arange(len(self.modalities), device=fine.device)
+        member = (torch.cat([self.owner, kinds]).unsqueeze(-1) == kinds).to(fine.dtype)  # (T + M, M)
         latents = self.latents.expand(len(tokens), -1, -1)
-        shares = torch.zeros_like(even)
-        kinds = torch.arange(len(self.modalities), device=mean.device)
-        member = (self.owner.unsqueeze(-1) == kinds).to(mean.dtype)  # (T, M)
+        shares = torch.zeros_like(vectors[..., 0])
         for block in self.blocks:
-            latents, weights = block(latents, tokens, given.mask)
+            latents, weights = block(latents, tokens, mask)
             shares = shares + weights.mean(1) @ member
-        attention = shares / shares.sum(-1, keepdim=True).clamp_min(1e-12)
-        return unit(unit(mean) + 0.5 * unit(self.head(latents.mean(1)))) * some, attention
+        return self.head(latents.mean(1)), shares / shares.sum(-1, keepdim=True).clamp_min(1e-12)

@@ -2,7 +2,8 @@
 
 What is encoded once serves every step of every fusion, and every mask of the evaluation: a window that is cut down is
 the same encodings with some left out. What training learns from is time: a window that has lost some modalities, any
-subset as likely as any other, is like its whole neighbour, and unlike windows of other streams or of another time.
+subset as likely as any other, is like its neighbour, whole and cut down alike, and unlike windows of other streams or
+of another time. What differs between neighbours is noise, and is learnt to be overlooked.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 import random
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.balance import JOINT, Balancer
-from models.config import PRIVATE_DIM, FusionKind
+from models.config import FusionKind
 from models.embedder import join
 from models.encoders.base import Encoded, Item, content
 from models.evaluation import MASKS, Corpus, Space
@@ -39,38 +40,31 @@ _SHARPEST = math.log(60.0)
 @dataclass(frozen=True, slots=True)
 class FusionOptions:
     """Times in ms. `near_ms`: neighbours that count as alike; `guard_ms`: how far off a window of the same stream must
-    be to count as unlike, since a state lasts."""
+    be to count as unlike, since a state lasts. `align`: weight of what keeps a joint vector near its modalities' own,
+    so that words and sounds still find it."""
 
-    steps: int = 200
+    steps: int = 400
     rows: int = 96
-    rate: float = 1e-3
+    rate: float = 2e-3
     near_ms: int = 30_000
-    guard_ms: int = 600_000
+    guard_ms: int = 180_000
+    align: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedCorpus:
-    """All windows as fusion gets them, and their private parts."""
+    """All windows as fusion gets them."""
 
     corpus: Corpus
     given: FusionInput
-    private: Tensor  # (N, M, PRIVATE_DIM), 0 where a modality is absent
-
-    def rows(self, index: Tensor) -> FusionInput:
-        given = self.given
-        tokens = {name: held[index] for name, held in given.tokens.items()}
-        return FusionInput(
-            tokens, given.when[index], given.mask[index], given.unimodal[index], given.present[index]
-        )
 
 
 def encode(network: Network, corpus: Corpus) -> EncodedCorpus:
     """Every window through the encoders, once."""
     count = len(corpus.windows)
-    private = torch.zeros(count, len(network.modalities), PRIVATE_DIM)
     parts: dict[str, tuple[Tensor, Encoded]] = {}
     with torch.no_grad():
-        for m, name in enumerate(network.modalities):
+        for name in network.modalities:
             encoder = network.encoder(name)
             by_bucket: dict[Hashable, list[tuple[int, Item]]] = {}
             for i, window in enumerate(corpus.windows):
@@ -87,8 +81,7 @@ def encode(network: Network, corpus: Corpus) -> EncodedCorpus:
                 index = torch.tensor(order)
                 whole = Encoded(*(torch.cat([getattr(one, name) for one in done]) for name in Encoded.__slots__))
                 parts[name] = index, whole
-                private[index, m] = whole.private
-        return EncodedCorpus(corpus, network.gather(count, parts), private)
+        return EncodedCorpus(corpus, network.gather(count, parts))
 
 
 def _padded(encoded: Encoded, tokens: int) -> Encoded:
@@ -100,10 +93,12 @@ def _padded(encoded: Encoded, tokens: int) -> Encoded:
 
 
 def fit_fusion(
-    network: Network, lessons: EncodedCorpus, kind: FusionKind, options: FusionOptions, seed: int
-) -> Network:
+    network: Network, lessons: EncodedCorpus, kind: FusionKind, options: FusionOptions, seed: int,
+    anew: bool = True, told: Callable[[int, float], None] = lambda step, loss: None,
+) -> Network:  # fmt: skip
     """A copy of `network` with a fusion of this kind, trained on `lessons`; `mean` has nothing to train.
 
+    anew: from fresh weights; else from those of the network's own fusion. told: after each step (from 1), its loss.
     Deterministic for a seed on one machine type on the CPU.
     """
     torch.set_num_threads(1)
@@ -111,9 +106,10 @@ def fit_fusion(
     rng = random.Random(seed)
     trained = copy.deepcopy(network)
     trained.config = replace(network.config, fusion=kind)
-    encoders = ((name, network.encoder(name)) for name in network.modalities)
-    trained.fusion = Fusion(trained.config, {name: (one.tokens, one.width) for name, one in encoders})
-    weights = list(trained.fusion.parameters())
+    if anew or kind != network.config.fusion:
+        encoders = ((name, network.encoder(name)) for name in network.modalities)
+        trained.fusion = Fusion(trained.config, {name: (one.tokens, one.width) for name, one in encoders})
+    weights = list(trained.fusion.requires_grad_(True).parameters())
     if weights:
         scale = torch.nn.Parameter(torch.tensor(math.log(10.0)))
         optimizer = torch.optim.AdamW([*weights, scale], weight_decay=0.05)
@@ -122,14 +118,39 @@ def fit_fusion(
         for step in range(options.steps):
             set_rate(optimizer, step, options.steps, options.rate)
             one, other, labels = batches.draw()
-            some = lessons.rows(one)
+            some, near, sharp = lessons.given.rows(one), lessons.given.rows(other), scale.clamp(0.0, _SHARPEST).exp()
             lost = trained.fusion(trained.fusion.subset(some, any_subsets(some.present, rng)))[0]
-            loss = infonce(lost, trained.fusion(lessons.rows(other))[0], labels, scale.clamp(0.0, _SHARPEST).exp())
+            whole = trained.fusion(near)[0]
+            loss = infonce(lost, whole, labels, sharp) + _cut_alike(trained.fusion, some, near, labels, sharp, rng)
+            loss = loss + options.align * _findable(whole, near, labels, sharp)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
+            told(step + 1, loss.item())
     return trained.eval().requires_grad_(False)
+
+
+def _cut_alike(
+    fusion: Fusion, some: FusionInput, near: FusionInput, labels: Tensor, scale: Tensor, rng: random.Random
+) -> Tensor:
+    """The loss of a step in which all windows have lost the same modalities: they are found among their likes too."""
+    count = some.present.shape[1]
+    kept = rng.randrange(1, 1 << count)
+    keep = torch.tensor([[bool(kept >> m & 1) for m in range(count)]]).expand_as(some.present)
+    cut = [fusion.subset(windows, keep) for windows in (some, near)]
+    rows = torch.nonzero(cut[0].present.any(1) & cut[1].present.any(1))[:, 0]
+    one, other = (fusion(windows)[0][rows] for windows in cut)
+    return infonce(one, other, labels[rows][:, rows], scale)
+
+
+def _findable(joint: Tensor, windows: FusionInput, labels: Tensor, scale: Tensor) -> Tensor:
+    """The loss of finding a window's joint vector by the aligned part of each of its modalities, summed over them."""
+    losses = []
+    for m in range(windows.present.shape[1]):
+        rows = torch.nonzero(windows.present[:, m])[:, 0]
+        losses.append(infonce(joint[rows], windows.unimodal[rows, m], labels[rows][:, rows], scale))
+    return torch.stack(losses).sum()
 
 
 def any_subsets(present: Tensor, rng: random.Random) -> Tensor:
@@ -190,33 +211,26 @@ def space_of(network: Network, encoded: EncodedCorpus) -> Space:
     index = encoded.corpus.complete()
     rows = torch.from_numpy(index)
     balance = Balancer(network.config.balance, network.calibration)
-    whole = joint_vectors(network, balance, encoded.given, encoded.private)
+    whole = joint_vectors(network, balance, encoded.given)
     masked: dict[str, NDArray[np.float32]] = {}
     for name, mask in MASKS.items():
         keep = torch.tensor([m in mask for m in network.modalities]).expand(len(rows), -1)
-        masked[name] = joint_vectors(
-            network, balance, network.fusion.subset(encoded.rows(rows), keep), encoded.private[rows]
-        )
+        masked[name] = joint_vectors(network, balance, network.fusion.subset(encoded.given.rows(rows), keep))
     unimodal = {}
     for m, name in enumerate(network.modalities):
         if name in MODALITY_NAMES:
-            shared, private = encoded.given.unimodal[rows, m].numpy(), encoded.private[rows, m].numpy()
+            shared, private = (part[rows, m].numpy() for part in (encoded.given.unimodal, encoded.given.private))
             unimodal[name] = join(balance(name, shared), private, network.encoder(name).private_share)
     return Space(whole, index, unimodal, masked)
 
 
-def joint_vectors(network: Network, balance: Balancer, given: FusionInput, private: Tensor) -> NDArray[np.float32]:
+def joint_vectors(network: Network, balance: Balancer, given: FusionInput) -> NDArray[np.float32]:
     """(N, DIM), as the embedder joins them: fused shared part, and a sketch of what is present."""
-    fused = []
     with torch.inference_mode():
-        for at in range(0, len(private), _CHUNK):
-            some = slice(at, at + _CHUNK)
-            tokens = {name: held[some] for name, held in given.tokens.items()}
-            part = FusionInput(tokens, given.when[some], given.mask[some], given.unimodal[some], given.present[some])
-            fused.append(network.fusion(part)[0])
-    there = (private * given.present.unsqueeze(-1)).sum(1).numpy().astype(np.float64)
+        count = len(given.present)
+        fused = [network.fusion(given.rows(slice(at, at + _CHUNK)))[0] for at in range(0, count, _CHUNK)]
+    there = (given.private * given.present.unsqueeze(-1)).sum(1).numpy().astype(np.float64)
     lengths = np.linalg.norm(there, axis=1, keepdims=True)
     sketches = there / np.where(lengths > 0, lengths, 1)
     shared: NDArray[Any] = torch.cat(fused).numpy()
     return join(balance(JOINT, shared), sketches, network.config.joint_private)
-

@@ -23,7 +23,6 @@ from models.errors import ModelError
 from models.evaluation import MASKS, RULES, Corpus, Judged, Space, embed_corpus, precisions, split_by_time
 from models.fit import FitOptions, StreamWindow, fit, start
 from models.fusion_fit import FusionOptions, encode, fit_fusion, space_of
-from models.interface import MODALITY_NAMES
 
 ATTENTION = "attention"
 Told = Callable[[str], None]
@@ -95,15 +94,16 @@ def measure(spaces: dict[str, Space], corpus: Corpus) -> Tables:
     """Precision of every query by mask and method. A single modality is asked by the vectors that attention's run gave
     it: a mask's best one is the best that anybody gets without fusing."""
     tables: Tables = {"same mask": {}, "whole windows": {}}
-    single = {
-        name: precisions(spaces[ATTENTION].unimodal[name], spaces[ATTENTION], corpus, whole=False)["same mask"]
-        for name in MODALITY_NAMES
-    }
+    alone = spaces[ATTENTION].unimodal
     for mask, names in MASKS.items():
+        single = {
+            f"{name} alone": precisions(alone[name], spaces[ATTENTION], corpus, names, whole=False)["same mask"]
+            for name in names
+        }
         for index in tables:
-            tables[index][mask] = {f"{name} alone": single[name] for name in names}
+            tables[index][mask] = dict(single)
         for kind, space in spaces.items():
-            for index, judged in precisions(space.masked[mask], space, corpus).items():
+            for index, judged in precisions(space.masked[mask], space, corpus, names).items():
                 tables[index][mask][kind] = judged
     return tables
 

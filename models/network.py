@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.balance import Calibration
-from models.config import SHARED_DIM, ModelConfig
+from models.config import PRIVATE_DIM, SHARED_DIM, ModelConfig
 from models.encoders.base import Encoded, Encoder
 from models.fusion import Fusion, FusionInput
 from models.registry import encoder_class
@@ -40,13 +40,15 @@ class Network(nn.Module):
         """What fusion gets of a batch of `rows` windows. parts: modality -> the rows (K,) that have it, and what its
         encoder made of them; a modality that is left out is absent everywhere."""
         device = self.logit_bias.device
-        tokens, whens, masks, vectors, presents = {}, [], [], [], []
+        tokens = {}
+        whens, masks, vectors, sketches, presents = [], [], [], [], []
         for modality in self.modalities:
             count, width = self.encoder(modality).tokens, self.encoder(modality).width
             held = torch.zeros(rows, count, width, device=device)
             when = torch.zeros(rows, count, device=device)
             mask = torch.zeros(rows, count, dtype=torch.bool, device=device)
             vector = torch.zeros(rows, SHARED_DIM, device=device)
+            sketch = torch.zeros(rows, PRIVATE_DIM, device=device)
             present = torch.zeros(rows, dtype=torch.bool, device=device)
             if modality in parts:
                 index, encoded = parts[modality]
@@ -55,12 +57,15 @@ class Network(nn.Module):
                 when[index, :there] = encoded.when
                 mask[index, :there] = encoded.mask
                 vector[index] = encoded.shared.to(vector.dtype)
+                sketch[index] = encoded.private.to(sketch.dtype)
                 present[index] = True
             tokens[modality] = held
             whens.append(when)
             masks.append(mask)
             vectors.append(vector)
+            sketches.append(sketch)
             presents.append(present)
         return FusionInput(
-            tokens, torch.cat(whens, 1), torch.cat(masks, 1), torch.stack(vectors, 1), torch.stack(presents, 1)
-        )
+            tokens, torch.cat(whens, 1), torch.cat(masks, 1), torch.stack(vectors, 1), torch.stack(sketches, 1),
+            torch.stack(presents, 1),
+        )  # fmt: skip

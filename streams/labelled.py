@@ -27,17 +27,13 @@ _INDEX = {TOPICS[modality]: i for i, modality in enumerate(MODALITIES)}
 
 @dataclass(frozen=True, slots=True)
 class LabelledWindow:
-    """`sound`: empty where the recording does not tell; `faults`: sorted kinds, empty for a calm window."""
+    """`sound`: empty where the recording does not tell; `faults`: kinds with the modalities that they show in, sorted,
+    empty for a calm window."""
 
     stream: str
     content: WindowInput
     sound: str
-    faults: tuple[str, ...]
-
-    @property
-    def state(self) -> str:
-        """Everything that was going on, as one name: the sound (or "calm", where none is told), then the faults."""
-        return "+".join([self.sound or "calm", *self.faults])
+    faults: tuple[tuple[str, tuple[str, ...]], ...]
 
 
 async def labelled_windows(folder: Path, window: WindowSettings, audio: AudioSettings) -> list[LabelledWindow]:
@@ -45,9 +41,7 @@ async def labelled_windows(folder: Path, window: WindowSettings, audio: AudioSet
     recording = Recording(folder)
     labels, sounds = recording.labels(), _sounds(folder)
     fired = [window async for window in _fired(recording, window, audio)]
-    found = [
-        LabelledWindow(one.stream, _content(one), _sound(one, sounds), _faults(one, labels)) for one in fired
-    ]
+    found = [LabelledWindow(one.stream, _content(one), _sound(one, sounds), _faults(one, labels)) for one in fired]
     return sorted(found, key=lambda one: (one.content.start_ms, one.stream))
 
 
@@ -121,11 +115,11 @@ def _sound(window: Fired, sounds: dict[tuple[str, int], str]) -> str:
     return max(sorted(heard), key=lambda name: heard[name]) if heard else ""
 
 
-def _faults(window: Fired, labels: Sequence[Label]) -> tuple[str, ...]:
+def _faults(window: Fired, labels: Sequence[Label]) -> tuple[tuple[str, tuple[str, ...]], ...]:
     return tuple(
         sorted(
             {
-                label.kind
+                (label.kind, label.modalities)
                 for label in labels
                 if label.stream == window.stream and label.start_ms < window.end_ms and window.start_ms < label.end_ms
             }

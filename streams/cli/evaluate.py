@@ -59,7 +59,7 @@ def evaluate(
             help="Train attention, concat and mean alike on the earlier part, and ask about the later one.",
         ),
     ] = False,
-    steps: Annotated[int, typer.Option(min=1, metavar="N", help="With --compare-fusions: steps of each.")] = 200,
+    steps: Annotated[int, typer.Option(min=1, metavar="N", help="With --compare-fusions: steps of each.")] = 400,
     epochs: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="With --compare-fusions: train the encoders too, for so many epochs."),
@@ -114,17 +114,21 @@ def _clips(settings: Settings, folder: Path, folds: list[int]) -> dict[str, Any]
 
 
 def _corpus(settings: Settings, folder: Path) -> Any:
-    from models.evaluation import Corpus
-    from streams.labelled import labelled_windows
+    from models.evaluation import Corpus, Sign
+    from models.interface import MODALITY_NAMES
+    from streams.labelled import LabelledWindow, labelled_windows
 
     with errors.status("reading the recording"):
         windows = run_async(labelled_windows(folder, settings.window, settings.audio))
-    tells_sounds = any(one.sound for one in windows)
-    return Corpus(
-        [one.content for one in windows],
-        [one.stream for one in windows],
-        ["" if tells_sounds and not one.sound else one.state for one in windows],  # no clip: nobody knows the sound
-    )
+    tells_sounds, known = any(one.sound for one in windows), frozenset(MODALITY_NAMES)
+
+    def signs(one: LabelledWindow) -> list[Sign]:
+        if tells_sounds and not one.sound:
+            return []  # no clip: nobody knows the sound
+        first = Sign(one.sound, frozenset(("audio", "caption"))) if tells_sounds else Sign(one.stream)
+        return [first, *(Sign(kind, known & frozenset(shows) or known) for kind, shows in one.faults)]
+
+    return Corpus([one.content for one in windows], [one.stream for one in windows], [signs(one) for one in windows])
 
 
 def _recording(settings: Settings, folder: Path, seeds: int) -> dict[str, Any]:
@@ -183,9 +187,7 @@ def _print_evaluation(measured: Mapping[str, Any]) -> None:
     _space()
     print_table([f"precision at {K}", "same mask", "whole windows", "cosine to full, mean (p5)"], rows)
     balance = measured["balance"]
-    rows = [
-        [pair, f"{balance['alignment'][pair]:.3f}", f"{gap:.3f}"] for pair, gap in balance["modality gap"].items()
-    ]
+    rows = [[pair, f"{balance['alignment'][pair]:.3f}", f"{gap:.3f}"] for pair, gap in balance["modality gap"].items()]
     _space()
     print_table(["pair", "alignment", "modality gap"], rows)
     rows = [[name, f"{value:.3f}"] for name, value in balance["uniformity"].items()]

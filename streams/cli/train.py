@@ -181,13 +181,13 @@ class _Bar:
     """A progress bar with loss and retrieval; on what is no terminal, a line an epoch."""
 
     def __enter__(self) -> _Bar:
-        self._epoch = -1
+        self._stage = ""
         self._bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}"), BarColumn(),
+            TextColumn("{task.fields[stage]}"), BarColumn(),
             TextColumn("loss {task.fields[loss]}  retrieval {task.fields[retrieval]}"), TimeElapsedColumn(),
             console=errors,
         )  # fmt: skip
-        self._task = self._bar.add_task("", total=None, epoch="", loss="-", retrieval="-")
+        self._task = self._bar.add_task("", total=None, stage="", loss="-", retrieval="-")
         self._bar.start()
         return self
 
@@ -196,13 +196,18 @@ class _Bar:
 
     def __call__(self, at: Any) -> None:
         found = "-" if at.retrieval is None else f"{at.retrieval:.3f}"
-        self._bar.update(
-            self._task, total=at.epochs * at.steps, completed=at.epoch * at.steps + at.step,
-            epoch=f"{at.epoch + 1}/{at.epochs}", loss=f"{at.loss:.3f}", retrieval=found,
-        )  # fmt: skip
-        if at.epoch != self._epoch and not errors.is_terminal:
-            self._epoch = at.epoch
-            errors.print(f"epoch {at.epoch + 1}/{at.epochs}  loss {at.loss:.3f}  retrieval {found}")
+        if at.stage == "epoch":
+            stage, total, done = (
+                f"epoch {at.epoch + 1}/{at.epochs}",
+                at.epochs * at.steps,
+                at.epoch * at.steps + at.step,
+            )
+        else:
+            stage, total, done = at.stage, at.steps, at.step
+        self._bar.update(self._task, total=total, completed=done, stage=stage, loss=f"{at.loss:.3f}", retrieval=found)
+        if stage != self._stage and not errors.is_terminal:
+            self._stage = stage
+            errors.print(f"{stage}  loss {at.loss:.3f}  retrieval {found}")
 
 
 def _source(recording: Path | None, chosen: Chosen) -> str:

@@ -14,7 +14,17 @@ from typer.testing import CliRunner
 
 from models import evaluation
 from models.errors import ModelError
-from models.evaluation import GUARD_MS, MASKS, Corpus, cut_down, embed_corpus, evaluate, precisions, split_by_time
+from models.evaluation import (
+    GUARD_MS,
+    MASKS,
+    Corpus,
+    Sign,
+    cut_down,
+    embed_corpus,
+    evaluate,
+    precisions,
+    split_by_time,
+)
 from models.fusion_trial import Tables, report
 from models.interface import DIM, MODALITY_NAMES, WindowInput, WindowVectors
 from streams.cli import app
@@ -30,15 +40,15 @@ STATES = ("calm", "loud", "hot")
 def corpus(count: int = 240, streams: int = 3) -> Corpus:
     """Windows whose state is in their first reading; every second has no caption."""
     rng = np.random.default_rng(0)
-    windows, names, states = [], [], []
+    windows, names, signs = [], [], []
     for n in range(count):
         at, state = n // streams * HOP, int(rng.integers(3))
         clip = (at, np.zeros(10, np.int16))
         said = [(at, f"round {n}")] if n % 2 else []
         windows.append(WindowInput(at, at + HOP, [(at, {"state": float(state), "own": float(n)})], [clip], said))
         names.append(f"s{n % streams}")
-        states.append(STATES[state])
-    return Corpus(windows, names, states)
+        signs.append([Sign(STATES[state])])
+    return Corpus(windows, names, signs)
 
 
 class Oracle:
@@ -97,8 +107,25 @@ def test_no_answer_is_a_neighbour_in_time_of_the_question() -> None:
 
 def test_rare_and_unknown_states_are_not_asked_for() -> None:
     some = corpus(60)
-    states = ["", "once", *some.states[2:]]
-    assert replace(some, states=states).asked().tolist() == [False, False, *[True] * 58]
+    signs = [[], [Sign("once")], *some.signs[2:]]
+    assert replace(some, signs=signs).asked().tolist() == [False, False, *[True] * 58]
+
+
+def test_a_window_cut_down_is_asked_only_for_what_shows_in_what_is_left() -> None:
+    rain, hot = Sign("rain", frozenset({"audio", "caption"})), Sign("hot", frozenset({"sensor"}))
+    some = replace(corpus(4), signs=[[rain, hot], [rain], [hot], []])
+    assert some.states().tolist() == ["rain+hot", "rain", "hot", ""]
+    assert some.states(("audio",)).tolist() == ["rain", "rain", "calm", ""]
+    assert some.states(("sensor",)).tolist() == ["hot", "calm", "hot", ""]
+
+
+def test_a_fault_that_a_mask_hides_costs_it_nothing() -> None:
+    some = corpus()
+    shown = frozenset({"sensor"})
+    hidden = replace(some, signs=[[Sign("s"), Sign(signs[0].name, shown)] for signs in some.signs])
+    for corpus_, high in ((some, False), (hidden, True)):
+        measured = evaluate(Oracle(0.1), corpus_, seeds=1)["masks"]["no sensors"]["same mask"]["precision"]
+        assert (measured == 1.0) is high
 
 
 def test_a_model_that_knows_the_state_finds_it_and_one_that_is_noise_does_not() -> None:
@@ -135,7 +162,7 @@ def test_masks_are_asked_of_windows_that_hold_all_three() -> None:
     some = corpus()
     space = embed_corpus(Oracle(0.1), some)
     assert len(space.index) == 120
-    (values, labels, blocks) = precisions(space.masked["sensors only"], space, some)["whole windows"]
+    (values, labels, blocks) = precisions(space.masked["sensors only"], space, some, ("sensor",))["whole windows"]
     assert (len(values), set(labels), len(set(blocks))) == (120, set(STATES), 6)
 
 
@@ -180,7 +207,9 @@ async def test_a_recording_becomes_the_windows_of_the_service_with_what_its_labe
     assert rows
     faulty = {one.stream for one in found if one.faults}
     assert faulty == {row.split(",")[0] for row in rows}
-    assert {kind for one in found for kind in one.faults} == {row.split(",")[3] for row in rows}
+    assert {(kind, " ".join(shows)) for one in found for kind, shows in one.faults} == {
+        tuple(row.split(",")[3:5]) for row in rows
+    }
     assert sum(len(one.content.readings) for one in found) == sum(
         len(path.read_text().splitlines()) - 1 for path in (plant_recording / "sensors").glob("*.csv")
     )

@@ -12,7 +12,7 @@ import torch
 
 from models.config import FUSIONS, preset
 from models.embedder import Embedder
-from models.evaluation import Corpus, embed_corpus
+from models.evaluation import Corpus, Sign, embed_corpus
 from models.fusion_fit import EncodedCorpus, FusionOptions, _Batches, any_subsets, encode, fit_fusion, space_of
 from models.interface import WindowInput
 from models.network import Network
@@ -24,7 +24,7 @@ QUICK = FusionOptions(steps=3, rows=16)
 def corpus(count: int = 48) -> Corpus:
     """Two machines in one of two states for five minutes each; some windows lack a modality."""
     rng = np.random.default_rng(0)
-    windows, streams, states = [], [], []
+    windows, streams, signs = [], [], []
     for n in range(count):
         at = n // 2 * HOP
         state = (at // 300_000 + n % 2) % 2
@@ -34,8 +34,8 @@ def corpus(count: int = 48) -> Corpus:
         captions = [(at + 50, f"{('slow', 'fast')[state]} round {n}")] if n % 3 else []
         windows.append(WindowInput(at, at + HOP, readings, clips, captions))
         streams.append(f"m{n % 2}")
-        states.append(("slow", "fast")[state])
-    return Corpus(windows, streams, states)
+        signs.append([Sign(("slow", "fast")[state])])
+    return Corpus(windows, streams, signs)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_only_the_fusion_changes_and_the_same_seed_gives_the_same(network: Netwo
 
 
 def test_training_brings_a_window_that_lost_something_to_its_like(network: Network, encoded: EncodedCorpus) -> None:
-    states = np.array(encoded.corpus.states)[encoded.corpus.complete()]
+    states = encoded.corpus.states()[encoded.corpus.complete()]
     alike = states[:, None] == states[None]
 
     def told_apart(trained: Network) -> float:

@@ -23,7 +23,7 @@ import models
 from models.batches import stack_captions, stack_sensors
 from models.blocks import Attention, CrossBlock, SelfBlock
 from models.checkpoint import write_checkpoint
-from models.config import SHARED_DIM, preset
+from models.config import PRIVATE_DIM, SHARED_DIM, preset
 from models.embedder import Embedder
 from models.encoders.caption import read_caption, window_captions
 from models.features import FRAMES_MAX, frame_starts, log_mel, spread, window_frames
@@ -447,11 +447,11 @@ def test_every_fusion_ignores_what_an_absent_modality_holds(kind: str) -> None:
     present = torch.tensor([[True, False, True]] * 8)
     parts = {name: torch.randn(8, *size) for name, size in sizes.items()}
     unimodal, when = torch.nn.functional.normalize(torch.randn(8, 3, SHARED_DIM), dim=-1), torch.rand(8, 18)
-    mask = present[:, fusion.owner]
-    one, attention = fusion(FusionInput(parts, when, mask, unimodal, present))
+    mask, private = present[:, fusion.owner], torch.nn.functional.normalize(torch.randn(8, 3, PRIVATE_DIM), dim=-1)
+    one, attention = fusion(FusionInput(parts, when, mask, unimodal, private, present))
     other = {**parts, "audio": parts["audio"] + 100}
-    elsewhere = unimodal + torch.tensor([0.0, 5.0, 0.0])[:, None]
-    two, _ = fusion(FusionInput(other, when, mask, elsewhere, present))
+    off = torch.tensor([0.0, 5.0, 0.0])[:, None]
+    two, _ = fusion(FusionInput(other, when, mask, unimodal + off, private + off, present))
     assert torch.equal(one, two)
     torch.testing.assert_close(attention.sum(-1), torch.ones(8))
     assert (attention[:, 1] == 0).all()

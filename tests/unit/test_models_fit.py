@@ -78,7 +78,7 @@ def check_sane(fitted: Fitted, folder: Path) -> None:
 
 
 def test_retrieval_on_later_windows_gets_better_without_a_label() -> None:
-    fitted = trained(plant(160, seconds=0.5), FitOptions(epochs=8, rows=32, rate=3e-3, guard_ms=1, patience=9))
+    fitted = trained(plant(160, seconds=0.5), FitOptions(epochs=16, rows=32, rate=3e-3, guard_ms=1, patience=16))
     assert fitted.retrieval > 1.5 * fitted.before
     assert fitted.best_epoch > 0
     assert set(fitted.directions) == {f"{a} -> {b}" for a in ORDER for b in ORDER if a != b}
@@ -105,12 +105,27 @@ def test_a_balanced_model_is_trained_saved_and_loaded(tmp_path: Path) -> None:
     assert read_checkpoint(tmp_path)[0].config.balance == "whiten"
 
 
-def test_progress_tells_epoch_step_loss_and_retrieval() -> None:
+@pytest.mark.usefixtures("ever_better")
+def test_progress_tells_epoch_step_loss_and_retrieval_and_the_fusion_after_them() -> None:
     told: list[Progress] = []
-    trained(plant(60), QUICK, told=told.append)
-    assert all(p.retrieval is not None and 0 < p.retrieval <= 1 for p in told)
-    assert [(p.epoch, p.step) for p in told] == [(e, s) for e in range(2) for s in range(1, told[0].steps + 1)]
+    fitted = trained(plant(60), QUICK, told=told.append)
+    assert all(p.retrieval is not None for p in told)
     assert all(math.isfinite(p.loss) and p.loss > 0 for p in told)
+    epochs, fusion = ([p for p in told if p.stage == stage] for stage in ("epoch", "fusion"))
+    assert told == epochs + fusion
+    assert [(p.epoch, p.step) for p in epochs] == [(e, s) for e in range(2) for s in range(1, told[0].steps + 1)]
+    assert [(p.step, p.steps) for p in fusion] == [
+        (s, fitted.training // 4) for s in range(1, fitted.training // 4 + 1)
+    ]
+
+
+def test_where_no_epoch_was_better_what_it_began_with_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "retrieval", lambda *_: {"a -> b": 0.5})
+    begun = start(preset("tiny"), None, 1)
+    before = {name: tensor.clone() for name, tensor in begun.state_dict().items()}
+    fitted = fit(plant(60), begun, QUICK)
+    assert fitted.best_epoch == 0
+    assert all(torch.equal(tensor, before[name]) for name, tensor in fitted.network.state_dict().items())
 
 
 def test_training_stops_when_validation_gets_no_better(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +185,7 @@ def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(tmp_path: Path) -
         trained(windows, options, told=stop_in_the_third_epoch, keep=tmp_path / "state")
     told: list[Progress] = []
     resumed = trained(windows, options, told=told.append, keep=tmp_path / "state", resume=True)
-    assert {p.epoch for p in told} == {2}
+    assert {p.epoch for p in told if p.stage == "epoch"} == {2}
     assert resumed.best_epoch == 3
     assert version(resumed, tmp_path / "resumed") == whole
 
