@@ -122,7 +122,8 @@ def fit_fusion(
             lost = trained.fusion(trained.fusion.subset(some, any_subsets(some.present, rng)))[0]
             whole = trained.fusion(near)[0]
             loss = infonce(lost, whole, labels, sharp) + _cut_alike(trained.fusion, some, near, labels, sharp, rng)
-            loss = loss + options.align * _findable(whole, near, labels, sharp)
+            if options.align:
+                loss = loss + options.align * _findable(whole, near, labels, sharp)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(weights, 1.0)

@@ -12,7 +12,7 @@ import torch
 
 from models.config import FUSIONS, preset
 from models.embedder import Embedder
-from models.evaluation import Corpus, Sign, embed_corpus
+from models.evaluation import Corpus, Sign, embed_corpus, shared_part
 from models.fusion_fit import EncodedCorpus, FusionOptions, _Batches, any_subsets, encode, fit_fusion, space_of
 from models.interface import WindowInput
 from models.network import Network
@@ -85,6 +85,38 @@ def test_training_brings_a_window_that_lost_something_to_its_like(network: Netwo
     options = FusionOptions(steps=80, rows=24, rate=5e-3, near_ms=20_000, guard_ms=100_000)
     untrained = fit_fusion(network, encoded, "attention", replace(options, steps=0), 0)
     assert told_apart(fit_fusion(network, encoded, "attention", options, 0)) > told_apart(untrained) + 0.02
+
+
+def test_with_alignment_a_modality_finds_the_joint_vector_of_its_window(
+    network: Network, encoded: EncodedCorpus
+) -> None:
+    def told_apart(align: float) -> float:
+        options = FusionOptions(80, 24, 5e-3, near_ms=0, guard_ms=1, align=align)
+        space = space_of(fit_fusion(network, encoded, "attention", options, 0), encoded)
+        joint, leads = shared_part(space.masked["full"]), []
+        for own in space.unimodal.values():
+            scores = shared_part(own) @ joint.T
+            leads.append(np.diag(scores).mean() - scores[~np.eye(len(scores), dtype=bool)].mean())
+        return float(np.mean(leads))
+
+    assert told_apart(1.0) > told_apart(0.0) + 0.02
+
+
+def test_a_fusion_goes_on_from_its_own_weights_unless_begun_anew(network: Network, encoded: EncodedCorpus) -> None:
+    still = FusionOptions(steps=0)
+    own, kept, anew = (
+        some.fusion.state_dict()
+        for some in (network, *(fit_fusion(network, encoded, "attention", still, 0, anew) for anew in (False, True)))
+    )
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in own.items())
+    assert not torch.equal(own["latents"], anew["latents"])
+
+
+def test_every_step_is_told(network: Network, encoded: EncodedCorpus) -> None:
+    told: list[tuple[int, float]] = []
+    fit_fusion(network, encoded, "concat", QUICK, 0, told=lambda step, loss: told.append((step, loss)))
+    assert [step for step, _ in told] == [1, 2, 3]
+    assert all(np.isfinite(loss) for _, loss in told)
 
 
 def test_a_subset_is_never_empty_never_more_than_there_is_and_any_comes_up() -> None:
