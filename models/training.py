@@ -261,7 +261,7 @@ by its 3-grams: "chain saw" and "sawing" find the chainsaw, a synonym that share
 makes a model that differs from this one in its captions only (a minute on one core, nothing is downloaded), and prints
 the five nearest clips before and after. With all-MiniLM-L6-v2, all of the first five are of the right kind for each of
 "thunderstorm", "a hound", "storm surge at the coast", "toddler weeping", "puppy", "logging in the forest", "aircraft
-hovering", "cough and cold", "poultry at dawn" and "pocket watch"; the weights here find one of these ten.
+hovering", "cough and cold", "poultry at dawn" and "pocket watch"; the weights here find three of these ten.
 """
 
 
