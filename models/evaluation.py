@@ -76,10 +76,10 @@ class Corpus:
 
     def states(self, mask: Sequence[str] = MODALITY_NAMES) -> NDArray[Any]:
         """(N,) all that shows in these modalities as one name; "calm" where nothing does, "" for unknown."""
-        shown = [[sign.name for sign in signs if sign.shows.intersection(mask)] for signs in self.signs]
-        return np.array(
-            ["+".join(some) or ("calm" if all_ else "") for some, all_ in zip(shown, self.signs, strict=True)]
-        )
+        return np.array([
+            "+".join(sign.name for sign in signs if sign.shows.intersection(mask)) or ("calm" if signs else "")
+            for signs in self.signs
+        ])  # fmt: skip
 
     @property
     def starts(self) -> NDArray[np.int64]:
