@@ -134,7 +134,9 @@ class Inference:
                 if left <= 0:
                     break
                 try:
-                    item = await asyncio.wait_for(self._queue.get(), left)
+                    # not wait_for: it forgets that it was cancelled where an item comes in the same moment (until 3.12)
+                    async with asyncio.timeout(left):
+                        item = await self._queue.get()
                 except TimeoutError:
                     break
             items.append(item)

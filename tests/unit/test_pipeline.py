@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from streams.inference import Inference
 from streams.settings import Settings, WindowSettings
 from streams.testing import Harness
 from tests.standin import StandInModel
@@ -190,3 +192,20 @@ async def test_hopping_windows_survive_crashes_too(tmp_path: Path) -> None:
     async with harness(tmp_path / "stormy", window=hopping) as h:
         await play(h, events, random.Random(1), 8, 40)
         assert await stored(h) == expected
+
+
+async def test_inference_that_is_told_to_end_just_as_a_window_arrives_ends() -> None:
+    queue: asyncio.Queue[Any] = asyncio.Queue()
+    unused: Any = None
+    inference = Inference(
+        queue=queue, model=StandInModel(), store=unused, restorer=unused, announcer=unused, ledger=unused,
+        metrics=unused, origin="", batch_wait_ms=60_000,
+    )  # fmt: skip
+    running = asyncio.create_task(inference.run())
+    queue.put_nowait((0, "an output"))
+    await asyncio.sleep(0.05)  # it is taken, and company is waited for
+    queue.put_nowait((0, "another"))
+    running.cancel()
+    done, _ = await asyncio.wait({running}, timeout=10)
+    assert done
+    assert running.cancelled()
