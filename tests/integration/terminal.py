@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import termios
@@ -96,6 +97,7 @@ class Terminal:
 
         def take() -> None:  # in the child: this terminal is the one that Ctrl-C and hanging up come from
             fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may be under nohup
 
         environment = environment | {"TERM": "xterm-256color", "LANG": "C.UTF-8"}
         for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR"):
