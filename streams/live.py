@@ -54,7 +54,9 @@ class _Desk:
     async def leave(self) -> None:
         """Until nobody asks any more."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._empty.wait(), _LEAVE_S)
+            # not wait_for, which may forget that it was cancelled (until 3.12): who follows versions must hear it
+            async with asyncio.timeout(_LEAVE_S):
+                await self._empty.wait()
 
 
 class Live:
