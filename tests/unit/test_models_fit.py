@@ -105,15 +105,21 @@ def test_a_balanced_model_is_trained_saved_and_loaded(tmp_path: Path) -> None:
     assert read_checkpoint(tmp_path)[0].config.balance == "whiten"
 
 
+def test_progress_tells_epoch_step_loss_and_retrieval() -> None:
+    told: list[Progress] = []
+    trained(plant(60), QUICK, told=told.append)
+    assert all(p.retrieval is not None and 0 < p.retrieval <= 1 for p in told)
+    epochs = [(p.epoch, p.step) for p in told if p.stage == "epoch"]
+    assert epochs == [(e, s) for e in range(2) for s in range(1, told[0].steps + 1)]
+    assert all(math.isfinite(p.loss) and p.loss > 0 for p in told)
+
+
 @pytest.mark.usefixtures("ever_better")
-def test_progress_tells_epoch_step_loss_and_retrieval_and_the_fusion_after_them() -> None:
+def test_the_fusion_is_told_after_the_epochs() -> None:
     told: list[Progress] = []
     fitted = trained(plant(60), QUICK, told=told.append)
-    assert all(p.retrieval is not None for p in told)
-    assert all(math.isfinite(p.loss) and p.loss > 0 for p in told)
     epochs, fusion = ([p for p in told if p.stage == stage] for stage in ("epoch", "fusion"))
     assert told == epochs + fusion
-    assert [(p.epoch, p.step) for p in epochs] == [(e, s) for e in range(2) for s in range(1, told[0].steps + 1)]
     assert [(p.step, p.steps) for p in fusion] == [
         (s, fitted.training // 4) for s in range(1, fitted.training // 4 + 1)
     ]
