@@ -68,11 +68,11 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Linear, GELU, Linear."""
+    """Linear, GELU, Linear; `out`: width of the result, default: as what goes in."""
 
-    def __init__(self, dim: int, wide: int, dropout: float) -> None:
+    def __init__(self, dim: int, wide: int, dropout: float, out: int | None = None) -> None:
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(dim, wide), nn.GELU(), nn.Dropout(dropout), nn.Linear(wide, dim))
+        self.net = nn.Sequential(nn.Linear(dim, wide), nn.GELU(), nn.Dropout(dropout), nn.Linear(wide, out or dim))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)  # type: ignore[no-any-return]

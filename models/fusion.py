@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from models.blocks import CrossBlock, masked_mean, unit
-from models.config import PRIVATE_DIM, SHARED_DIM, ModelConfig
+from models.blocks import CrossBlock, FeedForward, masked_mean, unit
+from models.config import SHARED_DIM, ModelConfig
+from models.interface import DIM
 
 TIME_DIM = 8
 _LOUD = 8.0  # brings the coordinates of a unit vector to about what a linear layer expects
@@ -48,6 +49,7 @@ class Fusion(nn.Module):
     """
 
     owner: Tensor  # (T,) int: the modality of a token
+    head: nn.Module
 
     def __init__(self, config: ModelConfig, sizes: Mapping[str, tuple[int, int]]) -> None:
         """`sizes`: modality -> most tokens of a window, and their width; the order is the order of modalities."""
@@ -64,17 +66,14 @@ class Fusion(nn.Module):
             dim = config.fusion_dim
             heads = max(1, dim // 32)
             self.inputs = nn.ModuleDict({modality: nn.Linear(width, dim) for modality, (_, width) in sizes.items()})
-            self.summaries = nn.ModuleDict({modality: nn.Linear(SHARED_DIM + PRIVATE_DIM, dim) for modality in sizes})
+            self.summaries = nn.ModuleDict({modality: nn.Linear(DIM, dim) for modality in sizes})
             self.modality = nn.Parameter(torch.randn(count, dim) * 0.2)
             self.time = nn.Linear(TIME_DIM, dim)
             self.latents = nn.Parameter(torch.randn(config.latents, dim) * 0.5)
             self.blocks = nn.ModuleList(CrossBlock(dim, heads) for _ in range(config.fusion_layers))
             self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, SHARED_DIM))
         else:
-            width = count * (SHARED_DIM + PRIVATE_DIM + 1)
-            self.head = nn.Sequential(
-                nn.Linear(width, 2 * SHARED_DIM), nn.GELU(), nn.Dropout(0.1), nn.Linear(2 * SHARED_DIM, SHARED_DIM)
-            )
+            self.head = FeedForward(count * (DIM + 1), 2 * SHARED_DIM, 0.1, SHARED_DIM)
 
     def subset(self, given: FusionInput, keep: Tensor) -> FusionInput:
         """The same windows with only the modalities of `keep` (B, M) left of them."""

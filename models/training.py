@@ -76,6 +76,11 @@ def _heard(mel: Tensor, every: Tensor, rng: random.Random) -> Sound:
     if rng.random() < 0.5:
         other = every[rng.randrange(len(every))].roll(rng.randrange(every.shape[-1]), -1)
         mel = torch.log10(10**mel + 10 ** (other - rng.uniform(0.8, 2.5))).clamp_min(SILENCE)
+    return _varied(mel, rng)
+
+
+def _varied(mel: Tensor, rng: random.Random) -> Sound:
+    """FRAMES frames of a clip's mel (MEL_BANDS, columns), varied."""
     frames = mel.reshape(MEL_BANDS, -1, FRAME_COLUMNS).transpose(0, 1)
     return Sound(vary_mels(frames, rng)[:FRAMES], tuple(rng.random() for _ in range(FRAMES)))
 
@@ -85,9 +90,7 @@ def _mixture(one: Tensor, other: Tensor, rng: random.Random) -> Sound:
     (between-class learning, Tokozume et al. 2018)."""
     louder = rng.uniform(-0.4, 0.4)
     first, second = (10 ** (mel - mel.amax()) for mel in (one, other.roll(rng.randrange(other.shape[-1]), -1)))
-    mel = torch.log10(first * 10**louder + second * 10**-louder) + rng.uniform(-1.0, 1.0)
-    frames = mel.reshape(MEL_BANDS, -1, FRAME_COLUMNS).transpose(0, 1)
-    return Sound(vary_mels(frames, rng)[:FRAMES], tuple(rng.random() for _ in range(FRAMES)))
+    return _varied(torch.log10(first * 10**louder + second * 10**-louder) + rng.uniform(-1.0, 1.0), rng)
 
 
 def draw(clips: Sequence[Clip], mels: Tensor, chosen: list[int], network: Network, rng: random.Random) -> Step:

@@ -197,11 +197,8 @@ class _Bar:
     def __call__(self, at: Any) -> None:
         found = "-" if at.retrieval is None else f"{at.retrieval:.3f}"
         if at.stage == "epoch":
-            stage, total, done = (
-                f"epoch {at.epoch + 1}/{at.epochs}",
-                at.epochs * at.steps,
-                at.epoch * at.steps + at.step,
-            )
+            stage = f"epoch {at.epoch + 1}/{at.epochs}"
+            total, done = at.epochs * at.steps, at.epoch * at.steps + at.step
         else:
             stage, total, done = at.stage, at.steps, at.step
         self._bar.update(self._task, total=total, completed=done, stage=stage, loss=f"{at.loss:.3f}", retrieval=found)
