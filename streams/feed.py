@@ -25,7 +25,7 @@ _STEP_MS = 250
 
 async def feed(
     settings: Settings, bootstrap: str, stop: asyncio.Event, *, streams: int, seed: int = 7, speed: float = 1.0,
-    seconds: float | None = None, history_s: float = 0.0,
+    seconds: float | None = None, history_s: float = 0.0, noise: float = 1.0,
 ) -> int:  # fmt: skip
     """Run a plant in real time (times `speed`) until `stop`, or for `seconds` of event time; returns events sent.
 
@@ -39,7 +39,7 @@ async def feed(
         first_ms, min(end_ms, first_ms + 86_400_000), seed=seed, streams=streams,
         every_ms=_FAULT_EVERY_MS, lasts_ms=_FAULT_LASTS_MS,
     )  # fmt: skip
-    plant = Plant(streams, seed, faults)
+    plant = Plant(streams, seed, faults, noise)
     producer = new_producer(settings, bootstrap, linger_ms=10)
     sent = 0
     try:
@@ -76,9 +76,9 @@ async def _send(producer: AIOKafkaProducer, settings: Settings, message: Message
     await producer.send(settings.topic(message.topic), message.value, key=message.key, headers=message.headers)
 
 
-def record(folder: Path, *, streams: int, seed: int, seconds: float) -> int:
+def record(folder: Path, *, streams: int, seed: int, seconds: float, noise: float = 1.0) -> int:
     """Write a recording of the plant; returns how many labelled faults it has."""
     end_ms = _RECORDED_FROM_MS + int(seconds * 1000)
     faults = plan_faults(_RECORDED_FROM_MS + _CALM_MS, end_ms - 30_000, seed=seed, streams=streams)
-    write_recording(Plant(streams, seed, faults), _RECORDED_FROM_MS, end_ms, folder)
+    write_recording(Plant(streams, seed, faults, noise), _RECORDED_FROM_MS, end_ms, folder)
     return len(faults)

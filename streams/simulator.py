@@ -28,6 +28,8 @@ _CLIP_S = 2.0
 _CLIP_EVERY_MS = 10_000
 _NOTE_EVERY_MS = 20_000
 _VARIANTS = 8
+_HISS = 0.02  # of a sound's full scale
+_MISTYPED = 0.01  # of the letters, for each time that a plant is noisier than a well-kept one
 _JITTER_ROWS = (4093, 3989)  # coprime: the sum of two such loops repeats after half a year
 _JITTER_RHO = 0.8  # AR(1): how much of a second's deviation is left in the next one
 _encode = msgspec.json.Encoder().encode
@@ -154,14 +156,18 @@ MACHINES = (
 class Plant:
     """`streams` machines; times are epoch ms. Faults are given, or planned by `plan_faults`.
 
+    `noise`, from 1: how many times as noisy as a well-kept plant its readings and sounds are; above 1 there are
+    mistyped letters in its notes too.
+
     What happens in a second depends on the seed and on that second only, wherever a run of `messages` begins.
     """
 
     streams: int = len(MACHINES)
     seed: int = 7
     faults: Sequence[Fault] = ()
+    noise: float = 1.0
     machines: tuple[Machine, ...] = field(init=False)
-    _clips: dict[tuple[int, bool], list[bytes]] = field(default_factory=dict)
+    _clips: dict[tuple[int, bool], list[NDArray[np.float64]]] = field(default_factory=dict)
     _loops: dict[int, list[NDArray[np.float64]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -190,13 +196,18 @@ class Plant:
         if (start_ms - 1_000 * (number % 7)) % _CLIP_EVERY_MS == 0:  # ends before the next ten seconds begin
             bad = self._fault(machine, time_ms, "audio") is not None
             clips = self._sounds(number, machine, bad)
-            encoded = clips[int(rng.integers(len(clips)))]
+            clip = clips[int(rng.integers(len(clips)))]
+            if self.noise > 1:
+                more = _HISS * math.sqrt(self.noise**2 - 1)  # variances add up
+                clip = clip + more * self._own(number, second).standard_normal(len(clip))
             headers = [("time", str(time_ms).encode()), ("content-type", b"audio/wav")]
-            yield Message(time_ms, "audio-clips", key, encoded, headers)
+            yield Message(time_ms, "audio-clips", key, _wav(clip), headers)
         if (start_ms - 7_000 * number) % _NOTE_EVERY_MS == 0:
             bad = self._fault(machine, time_ms, "caption") is not None
             notes = machine.odd if bad else machine.calm
             text = _note(notes, self.seed, number, second)
+            if self.noise > 1:
+                text = _mistyped(text, min(_MISTYPED * (self.noise - 1), 0.5), self._own(number, second))
             note = _encode({"time": time_ms, "text": text, "source": "shift log"})
             yield Message(time_ms, "captions", key, note, [])
 
@@ -208,7 +219,9 @@ class Plant:
         day = math.sin(2 * math.pi * time_ms / 86_400_000)
         deviation = sum(loop[second % len(loop)] for loop in self._jitter(number, machine))
         return {
-            c.name: round(c.level + c.swing * (cycle + 0.3 * day) + c.noise * float(z) + c.fault * grown, 4)
+            c.name: round(
+                c.level + c.swing * (cycle + 0.3 * day) + self.noise * c.noise * float(z) + c.fault * grown, 4
+            )
             for c, z in zip(machine.channels, np.atleast_1d(deviation), strict=True)
         }
 
@@ -228,12 +241,16 @@ class Plant:
                 return fault
         return None
 
-    def _sounds(self, number: int, machine: Machine, bad: bool) -> list[bytes]:
+    def _own(self, number: int, second: int) -> np.random.Generator:
+        """What makes this second noisier, apart from what happens in it."""
+        return np.random.default_rng((self.seed, 3_000 + number, second))
+
+    def _sounds(self, number: int, machine: Machine, bad: bool) -> list[NDArray[np.float64]]:
         number %= len(MACHINES)  # machines of one make sound alike
         found = self._clips.get((number, bad))
         if found is None:
             rng = np.random.default_rng((self.seed, 1_000 + number, int(bad)))
-            found = [_wav(_machine_sound(machine, rng, bad)) for _ in range(_VARIANTS)]
+            found = [_machine_sound(machine, rng, bad) for _ in range(_VARIANTS)]
             self._clips[number, bad] = found
         return found
 
@@ -334,7 +351,7 @@ def _machine_sound(machine: Machine, rng: np.random.Generator, bad: bool) -> NDA
         phase = rng.uniform(0, 2 * np.pi)
         hum += np.sin(2 * np.pi * machine.hum_hz * harmonic * t + phase) / harmonic**1.3
     noise = rng.standard_normal(n)
-    sound = 0.25 * hum + 0.02 * noise
+    sound = 0.25 * hum + _HISS * noise
     if bad:
         sound = 0.4 * sound + _FAULT_SOUNDS[machine.noise](t, noise, rng)
     return np.asarray(0.9 * sound / max(1.0, float(np.abs(sound).max())))
@@ -384,11 +401,24 @@ def _note(notes: Sequence[str], seed: int, number: int, second: int) -> str:
     return notes[int(np.random.default_rng((seed, number, 7, lap)).permutation(len(notes))[place])]
 
 
+def _mistyped(text: str, chance: float, rng: np.random.Generator) -> str:
+    """With this chance a letter is left out, typed twice, or typed after the next one."""
+    letters = list(text)
+    for at, slip in enumerate(rng.random(len(letters)) / chance):
+        if slip < 1 / 3:
+            letters[at] = ""
+        elif slip < 2 / 3:
+            letters[at] *= 2
+        elif slip < 1 and at + 1 < len(letters):
+            letters[at], letters[at + 1] = letters[at + 1], letters[at]
+    return "".join(letters)
+
+
 def _wav(samples: NDArray[np.float64]) -> bytes:
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(_RATE_HZ)
-        file.writeframes((samples * 32_767).astype("<i2").tobytes())
+        file.writeframes((samples.clip(-1.0, 1.0) * 32_767).astype("<i2").tobytes())
     return buffer.getvalue()

@@ -160,6 +160,10 @@ def simulate(
     ] = None,
     speed: Annotated[float, typer.Option(min=0.01, max=1000, metavar="N", help="Event seconds per second.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="The same seed gives the same plant.")] = 7,
+    noise: Annotated[
+        float,
+        typer.Option(min=1, max=100, metavar="N", help="Readings and sounds so many times as noisy, notes mistyped."),
+    ] = 1.0,
     state: StateOption = None,
     kafka: KafkaOption = None,
 ) -> None:
@@ -170,7 +174,9 @@ def simulate(
     if out is not None:
         if out.exists():
             raise CommandError(f"{out} exists already; remove it or choose another folder")
-        labels = record(out, streams=streams, seed=seed, seconds=3600.0 if seconds is None else seconds)
+        labels = record(
+            out, streams=streams, seed=seed, seconds=3600.0 if seconds is None else seconds, noise=noise
+        )
         say(f"{out}: a recording with {labels} labelled faults; play it with: sensorium replay {out}")
         return
 
@@ -184,7 +190,9 @@ def simulate(
         with stop_on_signals() as stop:
             if seconds is None:
                 errors.print(f"the plant sends to {bootstrap}; Ctrl-C stops it", soft_wrap=True)
-            return await feed(settings, bootstrap, stop, streams=streams, seed=seed, speed=speed, seconds=seconds)
+            return await feed(
+                settings, bootstrap, stop, streams=streams, seed=seed, speed=speed, seconds=seconds, noise=noise
+            )
 
     sent = run_async(run())
     say(f"{sent} events sent")

@@ -9,7 +9,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from streams.cli import app
 from streams.events import CLIP_RATE_HZ
 from streams.recording import Message, Recording, RecordingError
 from streams.simulator import MACHINES, Fault, Plant, machines, plan_faults, write_recording
@@ -163,3 +165,40 @@ def test_all_of_what_a_shift_writes_about_a_machine_comes_round() -> None:
         machine.stream: sorted(machine.calm) for machine in plant.machines
     }
     assert any(said[:3] != said[3:6] for said in notes.values())
+
+
+def test_a_noisier_plant_has_noisier_readings_and_sounds_and_mistyped_notes_in_the_same_places() -> None:
+    quiet, noisy = Plant(seed=5), Plant(seed=5, noise=8.0)
+    events = [list(plant.messages(BASE, BASE + 2 * MINUTE)) for plant in (quiet, noisy)]
+    places = [[(m.time_ms, m.topic, m.key) for m in messages] for messages in events]
+    assert places[0] == places[1]
+    channel = MACHINES[0].channels[0]
+    spread = [
+        np.std(np.diff(_readings(plant, MACHINES[0].stream, channel.name, BASE + 8 * MINUTE)))
+        for plant in (quiet, noisy)
+    ]
+    assert 5 < spread[1] / spread[0] < 9  # the load cycle is in both
+
+    hiss = [np.frombuffer(b[44:], "<i2") - np.frombuffer(a[44:], "<i2").astype(float) for a, b in zip(
+        *(_clips(plant, MACHINES[0].stream, BASE, BASE + MINUTE) for plant in (quiet, noisy)), strict=True
+    )]  # fmt: skip
+    assert all(0.1 < one.std() / 32_767 < 0.17 for one in hiss)  # .02 times the root of 8 * 8 - 1
+    assert abs(np.corrcoef(hiss[0], hiss[1])[0, 1]) < 0.05  # each clip has noise of its own
+    said = [_notes(plant, MACHINES[3].stream) for plant in (quiet, noisy)]
+    assert said[0] != said[1]
+    assert all(0.7 < len(b) / len(a) < 1.3 for a, b in zip(*said, strict=True))
+    assert list(noisy.messages(BASE, BASE + MINUTE)) == list(Plant(seed=5, noise=8.0).messages(BASE, BASE + MINUTE))
+
+
+def test_the_command_records_a_plant_as_noisy_as_asked_for(tmp_path: Path) -> None:
+    for name, more in (("quiet", []), ("noisy", ["--noise", "6"])):
+        arguments = ["simulate", "--out", str(tmp_path / name), "--seconds", "60", "--streams", "2", *more]
+        result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+    for file in ("captions.csv", "sensors/feed-pump.csv"):
+        quiet, noisy = ((tmp_path / name / file).read_text().splitlines() for name in ("quiet", "noisy"))
+        assert len(quiet) == len(noisy)
+        assert quiet[0] == noisy[0]
+        assert quiet != noisy
+    clips = [len(list((tmp_path / name / "audio").iterdir())) for name in ("quiet", "noisy")]
+    assert clips[1] == 12 >= clips[0]  # every clip has noise of its own
