@@ -41,13 +41,14 @@ MASKS: Mapping[str, tuple[str, ...]] = {
 RULES = (
     "retrieval: windows that hold all three modalities; right are the same window and every window with the same "
     "captions; ties count against the model",
-    f"precision at {K} per mask: a window cut down to the mask asks for windows of the same state; mean over states: a "
-    "rare one counts as much as a common one",
+    f"precision at {K} per mask: a window cut down to the mask asks for windows of the same state (precision at R "
+    f"where only R < {K} can be found); mean over states: a rare one counts as much as a common one",
     "two indexes: `same mask` holds windows cut down alike, `whole windows` holds them with all they have",
     "state: the sound (the folder of the clips; the stream, where clips lie in one folder) and each kind of fault in "
     f"labels.csv that overlaps it; states with fewer than {LEAST} windows are not asked for",
     "a window cut down is asked only for what can show in what is left of it: a fault in the modalities that "
-    "labels.csv names, the sound in sound and captions",
+    "labels.csv names, the sound in sound and captions; a kind that says no more than where (all, sensor, audio, "
+    "caption) is a fault in each of its modalities",
     f"no answer is of the same stream within {GUARD_MS // 1000} s of the question",
     f"intervals: 95 %, bootstrap over stretches of {BLOCK_MS // 60_000} minutes of a stream",
 )
@@ -59,6 +60,15 @@ class Sign:
 
     name: str
     shows: frozenset[str] = frozenset(MODALITY_NAMES)
+
+
+def fault_signs(kind: str, shows: Sequence[str]) -> list[Sign]:
+    """A fault of labels.csv: its kind and the modalities that it shows in (none known: all). A kind that says no more
+    than where is a fault in each of its modalities: what is labelled "all" sounds as what is labelled "audio"."""
+    where = [name for name in MODALITY_NAMES if name in shows] or list(MODALITY_NAMES)
+    if kind in ("all", *MODALITY_NAMES):
+        return [Sign(f"{name} fault", frozenset((name,))) for name in where]
+    return [Sign(kind, frozenset(where))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +101,7 @@ class Corpus:
 
     def apart(self, guard_ms: int = GUARD_MS) -> NDArray[np.bool_]:
         """(N, N) True where two windows are of different streams, or far enough apart in time."""
-        streams, starts = np.array(self.streams), self.starts
+        streams, starts = np.unique(self.streams, return_inverse=True)[1], self.starts
         near = np.abs(starts[:, None] - starts[None]) <= guard_ms
         apart: NDArray[np.bool_] = ~((streams[:, None] == streams[None]) & near)
         return apart

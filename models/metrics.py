@@ -38,13 +38,13 @@ def median_rank(places: NDArray[np.int64]) -> float:
 
 
 def precision_at(scores: Array, relevant: Flags, k: int, allowed: Flags | None = None) -> Array:
-    """(N,) share of each query's k nearest items (of all, where there are fewer) that are relevant; NaN for none."""
+    """(N,) share of each query's nearest items that are relevant: of the k nearest, or of the R nearest where only
+    R < k are relevant at all, so that a perfect order scores 1 however rare the query's class is; NaN where R is 0."""
     usable = np.ones_like(relevant) if allowed is None else allowed
     order = np.argsort(np.where(usable, -scores, np.inf), axis=1, kind="stable")[:, :k]  # (N, k)
-    there = np.take_along_axis(usable, order, 1)
-    right = np.take_along_axis(relevant, order, 1) & there
-    count = there.sum(1)
-    return np.where(count > 0, right.sum(1) / np.maximum(count, 1), np.nan)
+    places = np.minimum((relevant & usable).sum(1), k)  # (N,)
+    right = np.take_along_axis(relevant & usable, order, 1) & (np.arange(order.shape[1]) < places[:, None])
+    return np.where(places > 0, right.sum(1) / np.maximum(places, 1), np.nan)
 
 
 def macro_mean(values: Array, labels: Labels) -> float:

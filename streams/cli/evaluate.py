@@ -59,7 +59,7 @@ def evaluate(
             help="Train attention, concat and mean alike on the earlier part, and ask about the later one.",
         ),
     ] = False,
-    steps: Annotated[int, typer.Option(min=1, metavar="N", help="With --compare-fusions: steps of each.")] = 400,
+    steps: Annotated[int, typer.Option(min=1, metavar="N", help="With --compare-fusions: steps of each.")] = 800,
     epochs: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="With --compare-fusions: train the encoders too, for so many epochs."),
@@ -114,19 +114,18 @@ def _clips(settings: Settings, folder: Path, folds: list[int]) -> dict[str, Any]
 
 
 def _corpus(settings: Settings, folder: Path) -> Any:
-    from models.evaluation import Corpus, Sign
-    from models.interface import MODALITY_NAMES
+    from models.evaluation import Corpus, Sign, fault_signs
     from streams.labelled import LabelledWindow, labelled_windows
 
     with errors.status("reading the recording"):
         windows = run_async(labelled_windows(folder, settings.window, settings.audio))
-    tells_sounds, known = any(one.sound for one in windows), frozenset(MODALITY_NAMES)
+    tells_sounds = any(one.sound for one in windows)
 
     def signs(one: LabelledWindow) -> list[Sign]:
         if tells_sounds and not one.sound:
             return []  # no clip: nobody knows the sound
         first = Sign(one.sound, frozenset(("audio", "caption"))) if tells_sounds else Sign(one.stream)
-        return [first, *(Sign(kind, known & frozenset(shows) or known) for kind, shows in one.faults)]
+        return [first, *(sign for kind, shows in one.faults for sign in fault_signs(kind, shows))]
 
     return Corpus([one.content for one in windows], [one.stream for one in windows], [signs(one) for one in windows])
 

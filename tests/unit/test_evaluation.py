@@ -22,6 +22,7 @@ from models.evaluation import (
     cut_down,
     embed_corpus,
     evaluate,
+    fault_signs,
     precisions,
     split_by_time,
 )
@@ -117,6 +118,17 @@ def test_a_window_cut_down_is_asked_only_for_what_shows_in_what_is_left() -> Non
     assert some.states().tolist() == ["rain+hot", "rain", "hot", ""]
     assert some.states(("audio",)).tolist() == ["rain", "rain", "calm", ""]
     assert some.states(("sensor",)).tolist() == ["hot", "calm", "hot", ""]
+
+
+def test_a_kind_that_only_says_where_is_a_fault_in_each_modality() -> None:
+    everywhere, heard, worn = (fault_signs(*told) for told in (
+        ("all", ("caption", "sensor", "audio")), ("audio", ("audio",)), ("worn bearing", ("sensor", "audio"))
+    ))  # fmt: skip
+    some = replace(corpus(3), signs=[everywhere, heard, worn])
+    assert some.states(("audio",)).tolist() == ["audio fault", "audio fault", "worn bearing"]
+    assert some.states(("sensor",)).tolist() == ["sensor fault", "calm", "worn bearing"]
+    assert len(set(some.states().tolist())) == 3
+    assert fault_signs("leak", ()) == [Sign("leak")]
 
 
 def test_a_fault_that_a_mask_hides_costs_it_nothing() -> None:

@@ -33,13 +33,14 @@ def test_ranks_are_those_of_a_sorted_list_with_ties_against_us(case: Any) -> Non
 
 @settings(max_examples=200, deadline=None)
 @given(retrievals(), st.integers(1, 8))
-def test_precision_counts_the_nearest_that_are_allowed(case: Any, k: int) -> None:
+def test_precision_counts_the_nearest_that_are_allowed_as_many_as_could_be_right(case: Any, k: int) -> None:
     scores, relevant, allowed = case
     for query, value in enumerate(metrics.precision_at(scores, relevant, k, allowed)):
         items = [i for i in range(scores.shape[1]) if allowed[query, i]]
-        nearest = sorted(items, key=lambda i: -scores[query, i])[:k]
-        if nearest:
-            assert value == pytest.approx(sum(relevant[query, i] for i in nearest) / len(nearest))
+        places = min(k, sum(relevant[query, i] for i in items))
+        nearest = sorted(items, key=lambda i: -scores[query, i])[:places]
+        if places:
+            assert value == pytest.approx(sum(relevant[query, i] for i in nearest) / places)
         else:
             assert math.isnan(value)
 
