@@ -45,7 +45,9 @@ class Fusion(nn.Module):
     """One of three kinds, chosen by the config. Each adds to the masked mean of the unimodal vectors, so that even an
     untrained one is sane, every subset is legal, and no modality can be ignored altogether.
 
-    `concat` and `attention` see shared and private parts alike; `attention` sees the encoders' fine tokens as well.
+    `concat` and `attention` see shared and private parts alike. `attention` sees the encoders' fine tokens as well, and
+    says two things of them: what its latents have gathered, and each modality's own value, weighed by the attention
+    that it got. The first finds what shows between modalities; the second stays exact where little is left of a window.
     """
 
     owner: Tensor  # (T,) int: the modality of a token
@@ -67,6 +69,7 @@ class Fusion(nn.Module):
             heads = max(1, dim // 32)
             self.inputs = nn.ModuleDict({modality: nn.Linear(width, dim) for modality, (_, width) in sizes.items()})
             self.summaries = nn.ModuleDict({modality: nn.Linear(DIM, dim) for modality in sizes})
+            self.values = nn.ModuleDict({m: FeedForward(DIM, 2 * SHARED_DIM, 0.1, SHARED_DIM) for m in sizes})
             self.modality = nn.Parameter(torch.randn(count, dim) * 0.2)
             self.time = nn.Linear(TIME_DIM, dim)
             self.latents = nn.Parameter(torch.randn(config.latents, dim) * 0.5)
@@ -112,4 +115,8 @@ class Fusion(nn.Module):
         for block in self.blocks:
             latents, weights = block(latents, tokens, mask)
             shares = shares + weights.mean(1) @ member
-        return self.head(latents.mean(1)), shares / shares.sum(-1, keepdim=True).clamp_min(1e-12)
+        shares = shares / shares.sum(-1, keepdim=True).clamp_min(1e-12)
+        # The encoders learn nothing from here: finding a window by its own vector would teach them to keep its noise.
+        values = torch.stack([self.values[m](vectors[:, i].detach()) for i, m in enumerate(self.modalities)], 1)
+        weighed = (values * shares.unsqueeze(-1)).sum(1)  # (B, SHARED_DIM): what is absent has no share
+        return unit(self.head(latents.mean(1))) + unit(weighed), shares

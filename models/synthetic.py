@@ -164,6 +164,11 @@ _EFFECTS: Mapping[int, Mapping[str, tuple[float, float]]] = {
 
 def sensor_window(condition: int, rng: random.Random) -> tuple[_Readings, dict[str, str], int]:
     """Readings of one window of a made-up pump in one of SENSOR_CONDITIONS states, units, and the span in ms."""
+    return sensor_windows(condition, rng, 1)[0]
+
+
+def sensor_windows(condition: int, rng: random.Random, count: int) -> list[tuple[_Readings, dict[str, str], int]]:
+    """`count` such windows of one pump: between them only the noise differs."""
     told = set(_EFFECTS[condition])
     chosen = [q for q in _QUANTITIES if rng.random() < 0.7 or (q[0] in told and rng.random() < 0.8)]
     if not any(q[0] in told for q in chosen):  # a state that no gauge sees teaches nothing
@@ -171,7 +176,7 @@ def sensor_window(condition: int, rng: random.Random) -> tuple[_Readings, dict[s
     span_ms = rng.choice((5_000, 10_000, 10_000, 10_000, 20_000, 30_000))
     steps = rng.choice((5, 10, 10, 10, 20, 30))
     gappy = rng.choice((0.0, 0.0, 0.1, 0.3))
-    channels: list[tuple[str, list[float]]] = []
+    channels: list[tuple[str, float, float, float]] = []  # name, level, drift over the window, noise
     units: dict[str, str] = {}
     for kind, names, unit_names, low, high in chosen:
         for name in rng.sample(names, 1 if rng.random() < 0.7 else 2):
@@ -181,11 +186,16 @@ def sensor_window(condition: int, rng: random.Random) -> tuple[_Readings, dict[s
                 level *= rng.uniform(*_EFFECTS[condition][kind])
             noise = level * rng.choice((0.001, 0.005, 0.02, 0.06))
             drift = level * rng.uniform(-0.02, 0.02)
-            values = [level + drift * i / steps + rng.gauss(0.0, noise) for i in range(steps)]
-            channels.append((full, values))
+            channels.append((full, level, drift, noise))
             units[full] = rng.choice(unit_names)
-    readings: _Readings = []
-    for i in range(steps):
-        row: dict[str, float | None] = {name: None if rng.random() < gappy else v[i] for name, v in channels}
-        readings.append((i * span_ms // steps, row))
-    return readings, units, span_ms
+    windows = []
+    for _ in range(count):
+        readings: _Readings = []
+        for i in range(steps):
+            row: dict[str, float | None] = {
+                name: None if rng.random() < gappy else level + drift * i / steps + rng.gauss(0.0, noise)
+                for name, level, drift, noise in channels
+            }
+            readings.append((i * span_ms // steps, row))
+        windows.append((readings, units, span_ms))
+    return windows

@@ -107,6 +107,19 @@ def test_every_state_of_the_pump_is_seen_by_at_least_one_gauge() -> None:
             assert set(units) == set(readings[0][1])
 
 
+def test_windows_of_one_pump_differ_in_their_noise_only() -> None:
+    rng = random.Random(4)
+    for state in range(synthetic.SENSOR_CONDITIONS):
+        one, other = synthetic.sensor_windows(state, rng, 2)
+        assert one[1:] == other[1:]
+        assert [at for at, _ in one[0]] == [at for at, _ in other[0]]
+        for name in one[1]:
+            values = [[row[name] for _, row in window[0] if row[name] is not None] for window in (one, other)]
+            assert values[0] != values[1]
+            if all(values):
+                assert np.mean(values[0]) == pytest.approx(np.mean(values[1]), rel=0.2)
+
+
 def test_the_prompts_of_the_measurement_are_not_among_the_training_captions() -> None:
     rng = random.Random(0)
     written = {synthetic.caption(s, c, rng).text for s in range(10) for c in range(8) for _ in range(200)}
