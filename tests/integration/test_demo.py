@@ -95,7 +95,7 @@ def test_windows_then_an_explained_incident_then_ctrl_c_leaves_nothing(demo: Dem
     table = demo.screen.text
     for stream in STREAMS:
         line = next(line for line in table.splitlines() if line.startswith(stream))
-        assert re.search(rf"^{stream} +\d\d:\d\d:\d\d  [sac ]+ +(warming|ok|alarm) +(-|\d+\.\d\d) ", line), line
+        assert re.search(rf"^{stream} +\d\d:\d\d:\d\d  [sac ]+ +(warming|ok|alarm) +(-|\d+\.\d\d)( |$)", line), line
     demo.wait_for("an incident", lambda: re.search(r"\d\d:\d\d:\d\d opened +\d+  [a-z-]+: ", demo.screen.text))
     shown = demo.screen.text
     told = shown[shown.index("opened") :]
