@@ -92,10 +92,13 @@ def test_make_demo_runs_the_demo() -> None:
 def test_windows_then_an_explained_incident_then_ctrl_c_leaves_nothing(demo: Demo) -> None:
     demo.wait_until_ready()
     demo.wait_for("windows", lambda: re.search(r"[1-9]\d* windows from \d+ events, 6 streams", demo.screen.text))
+    # until a machine's first score and first note, its line ends with the dash
+    lines = [rf"(?m)^{stream} .*(warming|ok|alarm) +\S+ +\S" for stream in STREAMS]
+    demo.wait_for("scores or notes", lambda: all(re.search(line, demo.screen.text) for line in lines))
     table = demo.screen.text
     for stream in STREAMS:
         line = next(line for line in table.splitlines() if line.startswith(stream))
-        assert re.search(rf"^{stream} +\d\d:\d\d:\d\d  [sac ]+ +(warming|ok|alarm) +(-|\d+\.\d\d)( |$)", line), line
+        assert re.search(rf"^{stream} +\d\d:\d\d:\d\d  [sac ]+ +(warming|ok|alarm) +(-|\d+\.\d\d) ", line), line
     demo.wait_for("an incident", lambda: re.search(r"\d\d:\d\d:\d\d opened +\d+  [a-z-]+: ", demo.screen.text))
     shown = demo.screen.text
     told = shown[shown.index("opened") :]
