@@ -7,9 +7,7 @@ that a plant runs at many times real time.
 from __future__ import annotations
 
 import csv
-import io
 import math
-import wave
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,15 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.framing import format_ms
+from streams.machine_sounds import Sound, machine_sound
 from streams.recording import Label, Message, RecordingError
 
 Kind = Literal["sensor", "audio", "caption", "all"]
-_RATE_HZ = 16_000
-_CLIP_S = 2.0
 _CLIP_EVERY_MS = 10_000
 _NOTE_EVERY_MS = 20_000
 _VARIANTS = 8
-_HISS = 0.02  # of a sound's full scale
 _MISTYPED = 0.01  # of the letters, for each time that a plant is noisier than a well-kept one
 _JITTER_ROWS = (4093, 3989)  # coprime: the sum of two such loops repeats after half a year
 _JITTER_RHO = 0.8  # AR(1): how much of a second's deviation is left in the next one
@@ -167,7 +163,7 @@ class Plant:
     faults: Sequence[Fault] = ()
     noise: float = 1.0
     machines: tuple[Machine, ...] = field(init=False)
-    _clips: dict[tuple[int, bool], list[NDArray[np.float64]]] = field(default_factory=dict)
+    _sounds: dict[tuple[int, bool], list[Sound]] = field(default_factory=dict)
     _loops: dict[int, list[NDArray[np.float64]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -195,13 +191,11 @@ class Plant:
         yield Message(time_ms, "sensor-readings", key, value, [])
         if (start_ms - 1_000 * (number % 7)) % _CLIP_EVERY_MS == 0:  # ends before the next ten seconds begin
             bad = self._fault(machine, time_ms, "audio") is not None
-            clips = self._sounds(number, machine, bad)
-            clip = clips[int(rng.integers(len(clips)))]
-            if self.noise > 1:
-                more = _HISS * math.sqrt(self.noise**2 - 1)  # variances add up
-                clip = clip + more * self._own(number, second).standard_normal(len(clip))
+            variants = self._variants(number, machine, bad)
+            sound = variants[int(rng.integers(len(variants)))]
+            encoded = sound.noisier(self.noise, self._own(number, second)) if self.noise > 1 else sound.wav
             headers = [("time", str(time_ms).encode()), ("content-type", b"audio/wav")]
-            yield Message(time_ms, "audio-clips", key, _wav(clip), headers)
+            yield Message(time_ms, "audio-clips", key, encoded, headers)
         if (start_ms - 7_000 * number) % _NOTE_EVERY_MS == 0:
             bad = self._fault(machine, time_ms, "caption") is not None
             notes = machine.odd if bad else machine.calm
@@ -245,13 +239,14 @@ class Plant:
         """What makes this second noisier, apart from what happens in it."""
         return np.random.default_rng((self.seed, 3_000 + number, second))
 
-    def _sounds(self, number: int, machine: Machine, bad: bool) -> list[NDArray[np.float64]]:
+    def _variants(self, number: int, machine: Machine, bad: bool) -> list[Sound]:
         number %= len(MACHINES)  # machines of one make sound alike
-        found = self._clips.get((number, bad))
+        found = self._sounds.get((number, bad))
         if found is None:
             rng = np.random.default_rng((self.seed, 1_000 + number, int(bad)))
-            found = [_machine_sound(machine, rng, bad) for _ in range(_VARIANTS)]
-            self._clips[number, bad] = found
+            fault = machine.noise if bad else None
+            found = [machine_sound(machine.hum_hz, fault, rng) for _ in range(_VARIANTS)]
+            self._sounds[number, bad] = found
         return found
 
 
@@ -342,59 +337,6 @@ def _ar1(rng: np.random.Generator, rows: int, channels: int) -> NDArray[np.float
     return noise
 
 
-def _machine_sound(machine: Machine, rng: np.random.Generator, bad: bool) -> NDArray[np.float64]:
-    """(n,) in -1..1: hum with harmonics and hiss; in a fault, what the fault sounds like on top of a weaker hum."""
-    n = int(_CLIP_S * _RATE_HZ)
-    t = np.arange(n) / _RATE_HZ
-    hum = np.zeros(n)
-    for harmonic in range(1, 7):
-        phase = rng.uniform(0, 2 * np.pi)
-        hum += np.sin(2 * np.pi * machine.hum_hz * harmonic * t + phase) / harmonic**1.3
-    noise = rng.standard_normal(n)
-    sound = 0.25 * hum + _HISS * noise
-    if bad:
-        sound = 0.4 * sound + _FAULT_SOUNDS[machine.noise](t, noise, rng)
-    return np.asarray(0.9 * sound / max(1.0, float(np.abs(sound).max())))
-
-
-def _grinding(t: NDArray[np.float64], noise: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    rough = np.convolve(noise, np.ones(6) / 6, mode="same")
-    return np.asarray(0.7 * rough * (1 + np.sin(2 * np.pi * 31 * t + rng.uniform(0, 6))))
-
-
-def _knocking(t: NDArray[np.float64], noise: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    since = (t * 5 + rng.uniform()) % 1.0 / 5
-    return np.asarray(1.2 * np.exp(-since * 60) * (np.sin(2 * np.pi * 310 * since) + 0.3 * noise))
-
-
-def _squeal(t: NDArray[np.float64], noise: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    return np.asarray(0.6 * np.sin(2 * np.pi * 2700 * t + 9 * np.sin(2 * np.pi * 6 * t + rng.uniform(0, 6))))
-
-
-def _rattle(t: NDArray[np.float64], noise: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    since = (t * 23 + rng.uniform()) % 1.0 / 23
-    return np.asarray(0.9 * np.exp(-since * 250) * noise)
-
-
-def _hiss(t: NDArray[np.float64], noise: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    return np.asarray(0.5 * np.diff(noise, prepend=0.0))
-
-
-def _surging(t: NDArray[np.float64], noise: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    swell = 1 + np.sin(2 * np.pi * 1.6 * t + rng.uniform(0, 6))
-    return np.asarray(0.5 * swell * np.sign(np.sin(2 * np.pi * 137 * t)) + 0.1 * noise)
-
-
-_FAULT_SOUNDS = {
-    "grinding": _grinding,
-    "knocking": _knocking,
-    "squeal": _squeal,
-    "rattle": _rattle,
-    "hiss": _hiss,
-    "surging": _surging,
-}
-
-
 def _note(notes: Sequence[str], seed: int, number: int, second: int) -> str:
     """All of what a shift writes about a machine comes round, in an order that changes from round to round."""
     lap, place = divmod(second * 1000 // _NOTE_EVERY_MS, len(notes))
@@ -412,13 +354,3 @@ def _mistyped(text: str, chance: float, rng: np.random.Generator) -> str:
         elif slip < 1 and at + 1 < len(letters):
             letters[at], letters[at + 1] = letters[at + 1], letters[at]
     return "".join(letters)
-
-
-def _wav(samples: NDArray[np.float64]) -> bytes:
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(_RATE_HZ)
-        file.writeframes((samples.clip(-1.0, 1.0) * 32_767).astype("<i2").tobytes())
-    return buffer.getvalue()
