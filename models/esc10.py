@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -104,11 +104,11 @@ def check_machines(network: Network, clips: Sequence[Clip], seed: int = 0) -> di
     states = [i % synthetic.SENSOR_CONDITIONS for i in range(200)]
     windows, fused = [], []
     for i, state in enumerate(states):
-        readings, units, span_ms = synthetic.sensor_window(state, rng)
-        windows.append(WindowInput(0, span_ms, readings=readings, units=units))
+        window = synthetic.sensor_window(state, rng)
+        windows.append(window)
         clip = clips[i % len(clips)]
         text = synthetic.condition_phrase(state, rng)
-        fused.append(WindowInput(0, span_ms, readings, [(0, clip.samples[:32_000])], [(0, text)], units))
+        fused.append(replace(window, clips=[(0, clip.samples[:32_000])], captions=[(0, text)]))
     sensed = np.stack([vectors.unimodal["sensor"] for vectors in model.embed(windows)])
     asked = np.stack([model.embed_text(text) for text in synthetic.UNSEEN_STATES])
     prompts = np.stack([model.embed_text(synthetic.UNSEEN_PROMPTS[name]) for name in synthetic.SOUND_NAMES])

@@ -54,8 +54,7 @@ def swap(clips: Sequence[Clip], folder: Path, base: Path, seed: int = 0) -> Netw
     model = Embedder(old, "base")
     sounds = _shared(model, [WindowInput(0, 5_000, clips=[(0, c.samples)]) for c in clips], "audio")
     states = [i % synthetic.SENSOR_CONDITIONS for i in range(PUMPS)]
-    pumps = [synthetic.sensor_window(state, rng) for state in states]
-    sensors = _shared(model, [WindowInput(0, span, readings, units=units) for readings, units, span in pumps], "sensor")
+    sensors = _shared(model, [synthetic.sensor_window(state, rng) for state in states], "sensor")
     # What was seen or heard: sounds are classes 0.., states of a pump come after them.
     things = torch.cat([sounds, sensors])
     known = torch.tensor([c.sound for c in clips] + [len(synthetic.SOUND_NAMES) + s for s in states])

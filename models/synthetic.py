@@ -10,6 +10,8 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from models.interface import WindowInput
+
 SOUND_NAMES = (
     "baby_cry", "chainsaw", "clock_tick", "dog_bark", "fire_crackling",
     "helicopter", "person_sneeze", "rain", "rooster", "sea_waves",
@@ -139,7 +141,6 @@ UNSEEN_WORDS: Mapping[str, tuple[str, str, str, str]] = {
 UNSEEN_STATES = ("the equipment works normally today", "a machine that gets much too hot",
                  "the machine shakes and vibrates", "fluid leaks out of the machine")  # fmt: skip
 
-_Readings = list[tuple[int, dict[str, float | None]]]
 # Quantity: the names a plant may give it, units, and the range of its healthy level (drawn on a log scale).
 _QUANTITIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...], float, float], ...] = (
     ("temperature", ("temperature", "temp", "motor_temp", "bearing.temperature", "TempC", "winding_temperature",
@@ -162,12 +163,12 @@ _EFFECTS: Mapping[int, Mapping[str, tuple[float, float]]] = {
 }
 
 
-def sensor_window(condition: int, rng: random.Random) -> tuple[_Readings, dict[str, str], int]:
-    """Readings of one window of a made-up pump in one of SENSOR_CONDITIONS states, units, and the span in ms."""
+def sensor_window(condition: int, rng: random.Random) -> WindowInput:
+    """A window of a made-up pump in one of SENSOR_CONDITIONS states, from 0 ms."""
     return sensor_windows(condition, rng, 1)[0]
 
 
-def sensor_windows(condition: int, rng: random.Random, count: int) -> list[tuple[_Readings, dict[str, str], int]]:
+def sensor_windows(condition: int, rng: random.Random, count: int) -> list[WindowInput]:
     """`count` such windows of one pump: between them only the noise differs."""
     told = set(_EFFECTS[condition])
     chosen = [q for q in _QUANTITIES if rng.random() < 0.7 or (q[0] in told and rng.random() < 0.8)]
@@ -190,12 +191,12 @@ def sensor_windows(condition: int, rng: random.Random, count: int) -> list[tuple
             units[full] = rng.choice(unit_names)
     windows = []
     for _ in range(count):
-        readings: _Readings = []
+        readings: list[tuple[int, dict[str, float | None]]] = []
         for i in range(steps):
             row: dict[str, float | None] = {
                 name: None if rng.random() < gappy else level + drift * i / steps + rng.gauss(0.0, noise)
                 for name, level, drift, noise in channels
             }
             readings.append((i * span_ms // steps, row))
-        windows.append((readings, units, span_ms))
+        windows.append(WindowInput(0, span_ms, readings, units=units))
     return windows

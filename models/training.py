@@ -130,10 +130,7 @@ def draw(clips: Sequence[Clip], mels: Tensor, chosen: list[int], network: Networ
 
 
 def _pumps(network: Network, state: int, rng: random.Random, count: int) -> list[Item]:
-    return [
-        network.encoder("sensor").read(WindowInput(0, span_ms, readings, units=units))
-        for readings, units, span_ms in synthetic.sensor_windows(state, rng, count)
-    ]
+    return [network.encoder("sensor").read(window) for window in synthetic.sensor_windows(state, rng, count)]
 
 
 def _note(network: Network, text: str, rng: random.Random) -> Item:

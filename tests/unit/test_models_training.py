@@ -102,19 +102,19 @@ def test_every_state_of_the_pump_is_seen_by_at_least_one_gauge() -> None:
     rng = random.Random(0)
     for state in range(1, synthetic.SENSOR_CONDITIONS):
         for _ in range(50):
-            readings, units, _ = synthetic.sensor_window(state, rng)
-            assert units
-            assert set(units) == set(readings[0][1])
+            window = synthetic.sensor_window(state, rng)
+            assert window.units
+            assert set(window.units) == set(window.readings[0][1])
 
 
 def test_windows_of_one_pump_differ_in_their_noise_only() -> None:
     rng = random.Random(4)
     for state in range(synthetic.SENSOR_CONDITIONS):
         one, other = synthetic.sensor_windows(state, rng, 2)
-        assert one[1:] == other[1:]
-        assert [at for at, _ in one[0]] == [at for at, _ in other[0]]
-        for name in one[1]:
-            values = [[row[name] for _, row in window[0] if row[name] is not None] for window in (one, other)]
+        assert (one.units, one.end_ms) == (other.units, other.end_ms)
+        assert [at for at, _ in one.readings] == [at for at, _ in other.readings]
+        for name in one.units:
+            values = [[row[name] for _, row in window.readings if row[name] is not None] for window in (one, other)]
             assert values[0] != values[1]
             if all(values):
                 assert np.mean(values[0]) == pytest.approx(np.mean(values[1]), rel=0.2)
@@ -143,8 +143,7 @@ def test_a_pump_that_runs_hot_is_found_by_text_among_others(shipped: Embedder) -
     rng = random.Random(77)
     windows, states = [], [i % 4 for i in range(80)]
     for state in states:
-        readings, units, span_ms = synthetic.sensor_window(state, rng)
-        windows.append(WindowInput(0, span_ms, readings, units=units))
+        windows.append(synthetic.sensor_window(state, rng))
     vectors = np.stack([v.joint for v in shipped.embed(windows)])
     asked = np.stack([shipped.embed_text(text) for text in synthetic.UNSEEN_STATES])
     assert ((vectors @ asked.T).argmax(1) == states).mean() > 0.5  # chance is 0.25
