@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -49,6 +49,7 @@ class ModelConfig:
     audio_private: float
     caption_private: float
     joint_private: float
+    whitened: bool = False  # attention's own values see whitened vectors too: training by time has measured how
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -57,7 +58,7 @@ class ModelConfig:
 
     def identity(self) -> str:
         """JSON of all that decides a vector: where a pretrained encoder lies is left out, its checksum is not."""
-        plain = asdict(self)
+        plain = self._plain()
         plain["encoders"] = {
             modality: {key: value for key, value in options.items() if key not in WHERE_ONLY}
             for modality, options in self.encoders.items()
@@ -65,18 +66,25 @@ class ModelConfig:
         return json.dumps(plain, sort_keys=True)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+        return json.dumps(self._plain(), indent=2, sort_keys=True) + "\n"
+
+    def _plain(self) -> dict[str, Any]:
+        """Without what is as it is by default: a field that came later changes no older version's name."""
+        plain = asdict(self)
+        return {f.name: plain[f.name] for f in fields(self) if plain[f.name] != f.default}
 
     @classmethod
     def from_json(cls, text: str, source: str) -> ModelConfig:
-        """`source` names the file in the error. Raises ModelError on anything but exactly the fields above."""
+        """`source` names the file in the error. Raises ModelError on anything but the fields above; what has a default
+        may be missing."""
         try:
             raw: Any = json.loads(text)
         except json.JSONDecodeError as error:
             raise ModelError(f"{source} is not JSON ({error}); rebuild it: python -m models.training --help") from error
         names = {f.name for f in fields(cls)}
-        if not isinstance(raw, dict) or set(raw) != names:
-            odd = sorted(names.symmetric_difference(raw)) if isinstance(raw, dict) else ["not an object"]
+        needed = {f.name for f in fields(cls) if f.default is MISSING}
+        if not isinstance(raw, dict) or not needed <= set(raw) <= names:
+            odd = sorted((needed - set(raw)) | (set(raw) - names)) if isinstance(raw, dict) else ["not an object"]
             raise ModelError(
                 f"{source} does not fit this version ({', '.join(odd)}); rebuild it: python -m models.training --help"
             )

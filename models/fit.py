@@ -322,7 +322,7 @@ def fit(
         for name, vector in v.unimodal.items():
             named.setdefault(name, []).append(vector[:SHARED_DIM])
     best.calibration = calibrate({name: _directions(np.stack(rows)) for name, rows in named.items()})
-    best.config = replace(config, balance=options.balance)
+    best.config = replace(best.config, balance=options.balance)
     fitted.cpu_seconds = time.process_time() - began
     return fitted
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from models.blocks import CrossBlock, FeedForward, masked_mean, unit
 from models.config import SHARED_DIM, ModelConfig
@@ -14,6 +17,7 @@ from models.interface import DIM
 
 TIME_DIM = 8
 _LOUD = 8.0  # brings the coordinates of a unit vector to about what a linear layer expects
+_ROUND = 0.01  # part of the neighbours' covariance that is replaced by a round one: none is evened out without end
 _TOKENS_LOST = 0.8  # of the fine tokens, in training: a fusion that leans on them knows its windows by heart, no others
 
 
@@ -21,6 +25,37 @@ def time_features(when: Tensor) -> Tensor:
     """(..., ) place in the window, 0..1 -> (..., TIME_DIM)."""
     turns = when.unsqueeze(-1) * torch.tensor([0.5, 1.0, 2.0, 4.0], device=when.device) * (2 * torch.pi)
     return torch.cat([turns.cos(), turns.sin()], -1)
+
+
+class Whitened(nn.Module):
+    """A modality's vector with the directions evened out in which neighbours in time differ.
+
+    Such directions are noise, however large: what differs along the others is told apart better than in the vector as
+    it is (relevant component analysis, Shental et al. 2002). All zeros before it has been measured.
+    """
+
+    centre: Tensor  # (DIM,)
+    turn: Tensor  # (DIM, DIM), to the axes of the noise: learning by coordinates finds its way better along them
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(DIM))
+        self.register_buffer("turn", torch.zeros(DIM, DIM))
+
+    def measure(self, vectors: NDArray[np.float64], apart: NDArray[np.float64]) -> None:
+        """vectors (N, DIM): many windows'; apart (K, DIM): differences of neighbours. Fewer differences than
+        directions, or none that differ, measure nothing."""
+        noise = apart.T @ apart / max(len(apart), 1)
+        size = np.trace(noise) / DIM
+        if len(apart) < DIM or size < 1e-12:
+            return
+        values, axes = np.linalg.eigh((1 - _ROUND) * noise / size + _ROUND * np.eye(DIM))
+        self.centre.copy_(torch.from_numpy(vectors.mean(0)))
+        self.turn.copy_(torch.from_numpy(axes / np.sqrt(values)))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(..., DIM) -> as much, of length 1."""
+        return unit((vectors - self.centre) @ self.turn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +68,10 @@ class FusionInput:
     unimodal: Tensor  # (B, M, SHARED_DIM)
     private: Tensor  # (B, M, PRIVATE_DIM)
     present: Tensor  # (B, M)
+
+    def vectors(self) -> Tensor:
+        """(B, M, DIM), shared and private parts."""
+        return torch.cat([self.unimodal, self.private], -1)
 
     def rows(self, index: Tensor | slice) -> FusionInput:
         return FusionInput(
@@ -48,6 +87,7 @@ class Fusion(nn.Module):
     `concat` and `attention` see shared and private parts alike. `attention` sees the encoders' fine tokens as well, and
     says two things of them: what its latents have gathered, and each modality's own value, weighed by the attention
     that it got. The first finds what shows between modalities; the second stays exact where little is left of a window.
+    Where training by time has measured in which directions neighbours differ, the second sees them evened out as well.
     """
 
     owner: Tensor  # (T,) int: the modality of a token
@@ -61,6 +101,8 @@ class Fusion(nn.Module):
         owner = [m for m, (count, _) in enumerate(sizes.values()) for _ in range(count)]
         self.register_buffer("owner", torch.tensor(owner), persistent=False)
         count = len(sizes)
+        whitens = config.whitened and self.kind == "attention"
+        self.whitened = nn.ModuleDict({modality: Whitened() for modality in sizes} if whitens else {})
         if self.kind == "mean":
             return
         self.gain = nn.Parameter(torch.tensor(1.0))  # of what is learnt, beside the mean
@@ -69,7 +111,8 @@ class Fusion(nn.Module):
             heads = max(1, dim // 32)
             self.inputs = nn.ModuleDict({modality: nn.Linear(width, dim) for modality, (_, width) in sizes.items()})
             self.summaries = nn.ModuleDict({modality: nn.Linear(DIM, dim) for modality in sizes})
-            self.values = nn.ModuleDict({m: FeedForward(DIM, 2 * SHARED_DIM, 0.1, SHARED_DIM) for m in sizes})
+            own = 2 * DIM if whitens else DIM
+            self.values = nn.ModuleDict({m: FeedForward(own, 2 * SHARED_DIM, 0.1, SHARED_DIM) for m in sizes})
             self.modality = nn.Parameter(torch.randn(count, dim) * 0.2)
             self.time = nn.Linear(TIME_DIM, dim)
             self.latents = nn.Parameter(torch.randn(config.latents, dim) * 0.5)
@@ -77,6 +120,17 @@ class Fusion(nn.Module):
             self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, SHARED_DIM))
         else:
             self.head = FeedForward(count * (DIM + 1), 2 * SHARED_DIM, 0.1, SHARED_DIM)
+
+    def go_on_from(self, other: Fusion) -> None:
+        """Takes the weights of a fusion of the same kind. Where only this one whitens, that has no say yet."""
+        state = other.state_dict()
+        if self.whitened and not other.whitened:
+            own = self.state_dict()
+            state |= {name: own[name] for name in own if name.startswith("whitened.")}
+            for modality in self.modalities:
+                first = f"values.{modality}.net.0.weight"
+                state[first] = functional.pad(state[first], (0, DIM))
+        self.load_state_dict(state)
 
     def subset(self, given: FusionInput, keep: Tensor) -> FusionInput:
         """The same windows with only the modalities of `keep` (B, M) left of them."""
@@ -90,7 +144,7 @@ class Fusion(nn.Module):
         even = there / there.sum(-1, keepdim=True).clamp_min(1.0)
         if self.kind == "mean":
             return unit(mean), even
-        vectors = torch.cat([given.unimodal, given.private], -1) * there.unsqueeze(-1) * _LOUD  # (B, M, DIM)
+        vectors = given.vectors() * there.unsqueeze(-1) * _LOUD  # (B, M, DIM)
         if self.kind == "concat":
             learnt, attention = self.head(torch.cat([vectors, there.unsqueeze(-1)], -1).flatten(1)), even
         else:
@@ -117,6 +171,11 @@ class Fusion(nn.Module):
             shares = shares + weights.mean(1) @ member
         shares = shares / shares.sum(-1, keepdim=True).clamp_min(1e-12)
         # The encoders learn nothing from here: finding a window by its own vector would teach them to keep its noise.
-        values = torch.stack([self.values[m](vectors[:, i].detach()) for i, m in enumerate(self.modalities)], 1)
+        own = vectors.detach()
+        if self.whitened:
+            plain = given.vectors().detach()
+            even = torch.stack([self.whitened[m](plain[:, i]) for i, m in enumerate(self.modalities)], 1)
+            own = torch.cat([own, even * _LOUD], -1)  # (B, M, 2 DIM)
+        values = torch.stack([self.values[m](own[:, i]) for i, m in enumerate(self.modalities)], 1)
         weighed = (values * shares.unsqueeze(-1)).sum(1)  # (B, SHARED_DIM): what is absent has no share
         return unit(self.head(latents.mean(1))) + unit(weighed), shares

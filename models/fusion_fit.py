@@ -3,7 +3,8 @@
 What is encoded once serves every step of every fusion, and every mask of the evaluation: a window that is cut down is
 the same encodings with some left out. What training learns from is time: a window that has lost some modalities, any
 subset as likely as any other, is like its neighbour, whole and cut down alike, and unlike windows of other streams or
-of another time. What differs between neighbours is noise, and is learnt to be overlooked.
+of another time. What differs between neighbours is noise, and is learnt to be overlooked; its directions are measured
+first, and attention's own values see each vector with these evened out.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import math
 import random
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from models.config import FusionKind
 from models.embedder import join
 from models.encoders.base import Encoded, Item, content
 from models.evaluation import MASKS, Corpus, Space
-from models.fusion import Fusion, FusionInput
+from models.fusion import Fusion, FusionInput, Whitened
 from models.hashing import stable_hash
 from models.interface import MODALITY_NAMES
 from models.losses import infonce
@@ -105,10 +106,14 @@ def fit_fusion(
     torch.manual_seed(seed)
     rng = random.Random(seed)
     trained = copy.deepcopy(network)
-    trained.config = replace(network.config, fusion=kind)
-    if anew or kind != network.config.fusion:
+    trained.config = replace(network.config, fusion=kind, whitened=kind == "attention")
+    if anew or trained.config != network.config:
         encoders = ((name, network.encoder(name)) for name in network.modalities)
         trained.fusion = Fusion(trained.config, {name: (one.tokens, one.width) for name, one in encoders})
+        if not anew and kind == network.config.fusion:
+            trained.fusion.go_on_from(network.fusion)
+    if kind == "attention" and (anew or not network.fusion.whitened):  # else its weights are for what it measured
+        _measure(trained.fusion, lessons, options.near_ms)
     weights = list(trained.fusion.requires_grad_(True).parameters())
     if weights:
         scale = torch.nn.Parameter(torch.tensor(math.log(10.0)))
@@ -130,6 +135,27 @@ def fit_fusion(
             optimizer.step()
             told(step + 1, loss.item())
     return trained.eval().requires_grad_(False)
+
+
+def _measure(fusion: Fusion, lessons: EncodedCorpus, near_ms: int) -> None:
+    """In which directions neighbours in time differ, modality by modality."""
+    vectors, present = lessons.given.vectors().numpy().astype(np.float64), lessons.given.present.numpy()
+    for m, name in enumerate(fusion.modalities):
+        one, other = neighbours(lessons.corpus, present[:, m], near_ms)
+        whitened = cast(Whitened, fusion.whitened[name])
+        whitened.measure(vectors[present[:, m], m], vectors[one, m] - vectors[other, m])
+
+
+def neighbours(
+    corpus: Corpus, held: NDArray[np.bool_], near_ms: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of the windows `held` (N,): each and the next one of its stream, where that starts at most `near_ms` later."""
+    streams, starts = np.unique(corpus.streams, return_inverse=True)[1], corpus.starts
+    rows = np.flatnonzero(held)
+    rows = rows[np.lexsort((starts[rows], streams[rows]))]
+    one, other = rows[:-1], rows[1:]
+    near = (streams[one] == streams[other]) & (starts[other] - starts[one] <= near_ms)
+    return one[near], other[near]
 
 
 def _cut_alike(

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from models.checkpoint import read_checkpoint, write_checkpoint
 from models.config import FUSIONS, preset
 from models.embedder import Embedder
 from models.evaluation import Corpus, Sign, embed_corpus, shared_part
-from models.fusion_fit import EncodedCorpus, FusionOptions, _Batches, any_subsets, encode, fit_fusion, space_of
-from models.interface import WindowInput
+from models.fusion import Whitened
+from models.fusion_fit import (
+    EncodedCorpus,
+    FusionOptions,
+    _Batches,
+    any_subsets,
+    encode,
+    fit_fusion,
+    neighbours,
+    space_of,
+)
+from models.interface import DIM, WindowInput
 from models.network import Network
 
 HOP = 10_000
@@ -68,7 +80,7 @@ def test_only_the_fusion_changes_and_the_same_seed_gives_the_same(network: Netwo
     one, two, other = (fit_fusion(network, encoded, "attention", QUICK, seed).state_dict() for seed in (1, 1, 2))
     for name, tensor in one.items():
         assert torch.equal(tensor, two[name])
-        assert torch.equal(tensor, before[name]) or name.startswith("fusion.")
+        assert name.startswith("fusion.") or torch.equal(tensor, before[name])
     assert any(not torch.equal(tensor, other[name]) for name, tensor in one.items())
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
@@ -103,13 +115,89 @@ def test_with_alignment_a_modality_finds_the_joint_vector_of_its_window(
 
 
 def test_a_fusion_goes_on_from_its_own_weights_unless_begun_anew(network: Network, encoded: EncodedCorpus) -> None:
+    """What has been measured of neighbours has no say yet: the vectors are what they were."""
     still = FusionOptions(steps=0)
-    own, kept, anew = (
-        some.fusion.state_dict()
-        for some in (network, *(fit_fusion(network, encoded, "attention", still, 0, anew) for anew in (False, True)))
-    )
-    assert all(torch.equal(tensor, kept[name]) for name, tensor in own.items())
-    assert not torch.equal(own["latents"], anew["latents"])
+    kept, anew = (fit_fusion(network, encoded, "attention", still, 0, anew) for anew in (False, True))
+    for name, tensor in network.fusion.state_dict().items():
+        assert torch.equal(tensor, kept.fusion.state_dict()[name][..., : tensor.shape[-1]] if tensor.dim() else tensor)
+    np.testing.assert_allclose(space_of(kept, encoded).whole, space_of(network, encoded).whole, atol=1e-6)
+    assert not torch.equal(network.fusion.latents, anew.fusion.latents)
+
+
+def test_a_trained_fusion_goes_on_with_its_whitened_vectors_too(network: Network, many: EncodedCorpus) -> None:
+    once = fit_fusion(network, many, "attention", QUICK, 0)
+    on = fit_fusion(once, many, "attention", FusionOptions(steps=0), 0, anew=False)
+    assert all(torch.equal(tensor, on.state_dict()[name]) for name, tensor in once.state_dict().items())
+    plain = fit_fusion(once, many, "concat", QUICK, 0, anew=False)
+    assert not plain.config.whitened
+    assert not any("whitened" in name for name in plain.state_dict())
+
+
+@pytest.fixture(scope="module")
+def many(network: Network) -> EncodedCorpus:
+    """Pairs of neighbours enough to measure how they differ."""
+    return encode(network, corpus(600))
+
+
+def test_neighbours_are_each_window_and_the_next_one_that_holds_the_modality() -> None:
+    windows = corpus(60)
+    rng = np.random.default_rng(4)
+    starts, streams = windows.starts, windows.streams
+    for share, near_ms in ((1.0, HOP), (0.6, 2 * HOP), (0.3, 3 * HOP), (0.0, HOP)):
+        held = rng.random(60) < share
+        rows, pairs = np.flatnonzero(held).tolist(), set()
+        for i in rows:
+            later = [(starts[j] - starts[i], j) for j in rows if streams[j] == streams[i] and starts[j] > starts[i]]
+            if later and min(later)[0] <= near_ms:
+                pairs.add((i, min(later)[1]))
+        one, other = neighbours(windows, held, near_ms)
+        assert set(zip(one.tolist(), other.tolist(), strict=True)) == pairs
+        assert len(one) == len(pairs)
+
+
+def test_whitening_evens_out_how_neighbours_differ_and_so_tells_states_apart() -> None:
+    rng = np.random.default_rng(5)
+    states = rng.normal(size=(2, DIM)) * 0.02
+    loud = rng.normal(size=(3, DIM))  # directions of noise that hide the states
+    drawn = np.repeat(states, 400, 0) + rng.normal(size=(800, 3)) @ loud + rng.normal(size=(800, DIM)) * 0.01
+    vectors = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+    apart = np.concatenate([vectors[1:400] - vectors[:399], vectors[401:] - vectors[400:-1]])
+    whitened = Whitened()
+    whitened.measure(vectors, apart)
+    turn = whitened.turn.double().numpy()
+    noise = apart.T @ apart / np.trace(apart.T @ apart) * DIM
+    np.testing.assert_allclose(turn.T @ (0.99 * noise + 0.01 * np.eye(DIM)) @ turn, np.eye(DIM), atol=1e-4)
+
+    def told_apart(rows: Any) -> float:
+        cosines = np.asarray(rows) @ np.asarray(rows).T
+        return float(cosines[:400, :400].mean() - cosines[:400, 400:].mean())
+
+    even = whitened(torch.from_numpy(vectors).float())
+    np.testing.assert_allclose(even.norm(dim=-1), 1.0, atol=1e-5)
+    assert told_apart(even) > 3 * told_apart(vectors - vectors.mean(0)) > 0
+
+
+@pytest.mark.parametrize("few", ["pairs", "differences"])
+def test_what_cannot_be_measured_stays_silent(few: str) -> None:
+    vectors = np.random.default_rng(6).normal(size=(600, DIM))
+    whitened = Whitened()
+    whitened.measure(vectors, vectors[1 : DIM - 1] - vectors[: DIM - 2] if few == "pairs" else np.zeros((500, DIM)))
+    assert (whitened(torch.from_numpy(vectors).float()) == 0).all()
+
+
+def test_a_whitened_fusion_is_saved_and_read_back_with_all_that_was_measured(
+    network: Network, many: EncodedCorpus, tmp_path: Path
+) -> None:
+    trained = fit_fusion(network, many, "attention", QUICK, 0)
+    assert trained.config.whitened
+    assert all(whitened.turn.abs().sum() > 0 for whitened in trained.fusion.whitened.values())
+    version = write_checkpoint(tmp_path, trained, "")
+    again, same = read_checkpoint(tmp_path)
+    assert (version, again.config) == (same, trained.config)
+    cosines = (space_of(again, many).whole * space_of(trained, many).whole).sum(-1)
+    assert cosines.min() > 0.999  # weights are kept as float16
+    once, twice = (Embedder(again, same).embed(many.corpus.windows[:n])[3].joint for n in (4, 50))
+    assert once.tobytes() == twice.tobytes()
 
 
 def test_every_step_is_told(network: Network, encoded: EncodedCorpus) -> None:

@@ -23,7 +23,7 @@ import models
 from models.batches import stack_captions, stack_sensors
 from models.blocks import Attention, CrossBlock, SelfBlock
 from models.checkpoint import write_checkpoint
-from models.config import PRIVATE_DIM, SHARED_DIM, preset
+from models.config import PRIVATE_DIM, SHARED_DIM, ModelConfig, preset
 from models.embedder import Embedder
 from models.encoders.caption import read_caption, window_captions
 from models.features import FRAMES_MAX, frame_starts, log_mel, spread, window_frames
@@ -438,12 +438,15 @@ def test_the_two_ways_to_attend_agree() -> None:
     torch.testing.assert_close(attention(x, x, mask), attention.weighed(x, x, mask)[0])
 
 
-@pytest.mark.parametrize("kind", ["attention", "concat", "mean"])
+@pytest.mark.parametrize("kind", ["attention", "attention, whitened", "concat", "mean"])
 def test_every_fusion_ignores_what_an_absent_modality_holds(kind: str) -> None:
     torch.manual_seed(0)
-    config = replace(preset("tiny"), fusion=kind)
+    config = replace(preset("tiny"), fusion=kind.partition(",")[0], whitened="whitened" in kind)
     sizes = {"sensor": (4, 32), "audio": (8, 256), "caption": (6, SHARED_DIM)}
     fusion = Fusion(config, sizes).eval()
+    rng = np.random.default_rng(0)
+    for whitened in fusion.whitened.values():
+        whitened.measure(rng.normal(size=(600, DIM)), rng.normal(size=(500, DIM)))
     present = torch.tensor([[True, False, True]] * 8)
     parts = {name: torch.randn(8, *size) for name, size in sizes.items()}
     unimodal, when = torch.nn.functional.normalize(torch.randn(8, 3, SHARED_DIM), dim=-1), torch.rand(8, 18)
@@ -458,11 +461,12 @@ def test_every_fusion_ignores_what_an_absent_modality_holds(kind: str) -> None:
     torch.testing.assert_close(one.norm(dim=-1), torch.ones(8))
 
 
-@pytest.mark.parametrize("kind", ["attention", "concat", "mean"])
+@pytest.mark.parametrize("kind", ["attention", "attention, whitened", "concat", "mean"])
 @pytest.mark.parametrize("training", [False, True])
 def test_a_row_of_which_nothing_is_present_fuses_to_zero_with_finite_gradients(kind: str, training: bool) -> None:
     torch.manual_seed(0)
-    network = Network(replace(preset("tiny"), fusion=kind)).train(training)
+    fusion = kind.partition(",")[0]
+    network = Network(replace(preset("tiny"), fusion=fusion, whitened="whitened" in kind)).train(training)
     note = network.encoder("caption").read(window(captions=[(START, "rain")]))
     encoded = network.encoder("caption")([note, note], 2)
     fused, attention = network.fusion(network.gather(4, {"caption": (torch.tensor([0, 2]), encoded)}))
@@ -487,6 +491,15 @@ def test_a_saved_model_comes_back_with_the_same_version_and_vectors(tmp_path: Pa
     assert one.version == two.version
     assert one.version.startswith("tiny-")
     assert digest(one.embed([window(rows())])[0]) == digest(two.embed([window(rows())])[0])
+
+
+def test_a_field_that_came_later_changes_neither_folder_nor_version_where_it_is_as_it_was(tmp_path: Path) -> None:
+    folder = saved(tmp_path)
+    assert "whitened" not in json.loads((folder / "config.json").read_text())
+    config, other = preset("tiny"), replace(preset("tiny"), whitened=True)
+    assert config.identity() != other.identity()
+    for one in (config, other):
+        assert ModelConfig.from_json(one.to_json(), "here") == one
 
 
 def test_other_weights_are_another_version(tmp_path: Path, model: Embedder) -> None:
