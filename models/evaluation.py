@@ -45,7 +45,8 @@ RULES = (
     f"where only R < {K} can be found); mean over states: a rare one counts as much as a common one",
     "two indexes: `same mask` holds windows cut down alike, `whole windows` holds them with all they have",
     "state: the sound (the folder of the clips; the stream, where clips lie in one folder) and each kind of fault in "
-    f"labels.csv that overlaps it; states with fewer than {LEAST} windows are not asked for",
+    f"labels.csv that overlaps it; states with fewer than {LEAST} windows are not asked for; a window of which nobody "
+    "knows the state is no answer either, right or wrong",
     "a window cut down is asked only for what can show in what is left of it: a fault in the modalities that "
     "labels.csv names, the sound in sound and captions; a kind that says no more than where (all, sensor, audio, "
     "caption) is a fault in each of its modalities",
@@ -268,13 +269,13 @@ def precisions(
     """Precision at K of each complete window whose state, as `mask` shows it, is asked for, in the two indexes."""
     asked = np.flatnonzero(corpus.asked(mask)[space.index])
     rows, states = space.index[asked], corpus.states(mask)
-    apart = corpus.apart()
+    answers = corpus.apart() & (states != "")
     labels, blocks = states[rows], corpus.stretches(BLOCK_MS)[rows]
     right = labels[:, None] == labels[None]
-    alike = metrics.precision_at(queries[asked] @ queries[asked].T, right, K, apart[np.ix_(rows, rows)])
+    alike = metrics.precision_at(queries[asked] @ queries[asked].T, right, K, answers[np.ix_(rows, rows)])
     found: dict[str, Judged] = {"same mask": (alike, labels, blocks)}
     if whole:
-        among = metrics.precision_at(queries[asked] @ space.whole.T, labels[:, None] == states[None], K, apart[rows])
+        among = metrics.precision_at(queries[asked] @ space.whole.T, labels[:, None] == states[None], K, answers[rows])
         found["whole windows"] = (among, labels, blocks)
     return found
 

@@ -178,6 +178,20 @@ def test_masks_are_asked_of_windows_that_hold_all_three() -> None:
     assert (len(values), set(labels), len(set(blocks))) == (120, set(STATES), 6)
 
 
+def test_a_window_of_which_nobody_knows_the_state_is_no_answer() -> None:
+    """Windows at the end of a recording may lack a clip: they are near what asks without sound."""
+    some = corpus()
+    space = embed_corpus(Oracle(0.0), some)
+    blind = WindowInput(10**9, 10**9 + HOP, readings=some.windows[0].readings)
+    more = Corpus([*some.windows, *[blind] * 50], [*some.streams, *["elsewhere"] * 50], [*some.signs, *[()] * 50])
+    queries = space.masked["sensors only"]
+    wider = replace(space, whole=np.concatenate([space.whole, np.repeat(queries[:1] * 2, 50, 0)]))
+    for index in ("same mask", "whole windows"):
+        before, after = (precisions(queries, *given, ("sensor",))[index][0] for given in ((space, some), (wider, more)))
+        np.testing.assert_array_equal(before, after)
+        assert before.mean() == 1.0
+
+
 def test_a_recording_without_words_says_what_is_missing() -> None:
     some = corpus()
     with pytest.raises(ModelError, match="hold readings, sound and a caption"):
