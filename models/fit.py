@@ -1,8 +1,9 @@
 """Training on a stream's own windows, without labels: what one window shows together belongs together.
 
 The last part of the time is kept for validation, with a gap before it, and training stops when retrieval there stops
-getting better. Then the fusion goes on alone over encoders that stay (models.fusion_fit). The same seed gives the same
-weights on one machine type on the CPU, also when a run was interrupted and resumed in between.
+getting better. Then the fusion goes on alone over encoders that stay (models.fusion_fit), and is kept where it finds
+later windows better. The same seed gives the same weights on one machine type on the CPU, also when a run was
+interrupted and resumed in between.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from models.encoders.base import Encoded, Item, content
 from models.encoders.pretrained import pinned
 from models.errors import ModelError
 from models.evaluation import Corpus
-from models.fusion_fit import FusionOptions, encode, fit_fusion
+from models.fusion_fit import FusionOptions, encode, go_on_by_time
 from models.hashing import stable_hash, words
 from models.interface import WindowInput
 from models.losses import LossKind, co_occurrence, contrast, variance
@@ -92,6 +93,8 @@ class Fitted:
     best_epoch: int
     before: float  # retrieval of the validation windows before the first epoch
     retrieval: float  # mean reciprocal rank over all pairs of modalities, own window against all others
+    found_before: float  # by the fusion as it was after the epochs, see models.fusion_fit.found_again
+    found: float
     directions: dict[str, float] = field(default_factory=dict)
     contributions: dict[str, float] = field(default_factory=dict)
     cpu_seconds: float = 0.0
@@ -275,7 +278,7 @@ def fit(
     lengths = [w.window.end_ms - w.window.start_ms for w in held]
     guard_ms = 3 * max(lengths) if options.guard_ms is None else options.guard_ms
     training, validation = split_by_time(held, options.validation, guard_ms)
-    validation = _spread(validation, VALIDATED)
+    latest, validation = validation[-2 * VALIDATED :], _spread(validation, VALIDATED)
     if len(training) < MIN_WINDOWS // 2 or len(validation) < 4:
         raise ModelError(
             f"{len(training)} windows for training and {len(validation)} for validation, {guard_ms / 1000:.0f} s apart,"
@@ -310,9 +313,10 @@ def fit(
         if keep is not None:
             run.save(keep)
     best = run.best_network().cpu().eval().requires_grad_(False)
-    if run.best_epoch:  # else what it began with is what is kept
-        best = _fused_by_time(best, training, guard_ms, options.seed, told, run)
-    fitted = Fitted(best, len(training), len(validation), run.epoch, run.best_epoch, run.before, run.best)
+    best, found_before, found = _fused_by_time(best, training, latest, guard_ms, options.seed, told, run)
+    fitted = Fitted(
+        best, len(training), len(validation), run.epoch, run.best_epoch, run.before, run.best, found_before, found
+    )
     fitted.directions = retrieval(best, validation, guard_ms)
     model = Embedder(best, "calibration")
     fitted.contributions = contributions(model, [w.window for w in validation])
@@ -328,18 +332,21 @@ def fit(
 
 
 def _fused_by_time(
-    network: Network, windows: list[StreamWindow], guard_ms: int, seed: int, told: Callable[[Progress], None],
-    run: RunState,
-) -> Network:  # fmt: skip
-    """The network with its fusion trained further, about 25 times over all windows, 400 steps at most."""
-    corpus = Corpus([w.window for w in windows], [w.stream for w in windows], [()] * len(windows))
+    network: Network, training: list[StreamWindow], later: list[StreamWindow], guard_ms: int, seed: int,
+    told: Callable[[Progress], None], run: RunState,
+) -> tuple[Network, float, float]:  # fmt: skip
+    """See `go_on_by_time`; the fusion is trained about 25 times over all windows, 400 steps at most."""
+    lessons, questions = (
+        encode(network, Corpus([w.window for w in some], [w.stream for w in some], [()] * len(some)))
+        for some in (training, later)
+    )
     options = FusionOptions(near_ms=guard_ms, guard_ms=6 * guard_ms, align=0.1)
-    options = replace(options, steps=min(options.steps, max(1, len(windows) // 4)))
+    options = replace(options, steps=min(options.steps, max(1, len(training) // 4)))
 
     def say(step: int, loss: float) -> None:
         told(Progress(run.epoch, run.epoch, step, options.steps, loss, run.latest, "fusion"))
 
-    return fit_fusion(network, encode(network, corpus), network.config.fusion, options, seed, anew=False, told=say)
+    return go_on_by_time(network, lessons, questions, options, seed, say)
 
 
 def _descend(network: Network, optimizer: torch.optim.Optimizer, losses: dict[str, Tensor]) -> float:
@@ -397,6 +404,9 @@ left out), best after epoch {fitted.best_epoch} of {fitted.epochs}: {fitted.befo
 | direction | mean reciprocal rank |
 | --- | --- |
 {rows}
+
+Fusion by time (mean reciprocal rank of the next window, asked for by a window cut down to any part of what it holds):
+{fitted.found_before:.3f} before, now {fitted.found:.3f}.
 
 How far the joint vector moves without a modality (1 - cosine): {parts}.
 """

@@ -137,6 +137,43 @@ def fit_fusion(
     return trained.eval().requires_grad_(False)
 
 
+def go_on_by_time(
+    network: Network, lessons: EncodedCorpus, questions: EncodedCorpus, options: FusionOptions, seed: int,
+    told: Callable[[int, float], None] = lambda step, loss: None,
+) -> tuple[Network, float, float]:  # fmt: skip
+    """The network with its own fusion trained further on `lessons`, or as it is where that finds the windows of
+    `questions` again no better; how well it found them before, and how well what is returned does."""
+    trained = fit_fusion(network, lessons, network.config.fusion, options, seed, anew=False, told=told)
+    before, after = (found_again(some, questions, options.near_ms, options.guard_ms) for some in (network, trained))
+    return (trained, before, after) if after > before else (network, before, before)
+
+
+def found_again(network: Network, encoded: EncodedCorpus, near_ms: int, guard_ms: int) -> float:
+    """Mean reciprocal rank of the next window of the stream, whole, asked for by each window cut down to each part of
+    what it holds, among all that are not near it in time. 0 where no window has a next one within `near_ms`."""
+    corpus, given = encoded.corpus, encoded.given
+    one, other = neighbours(corpus, np.ones(len(corpus.windows), bool), near_ms)
+    if not len(one):
+        return 0.0
+    streams, starts = np.unique(corpus.streams, return_inverse=True)[1], corpus.starts
+    apart = streams[one][:, None] != streams[None]
+    apart |= np.abs(starts[one][:, None] - starts[None]) >= guard_ms
+    balance = Balancer("none", None)
+    whole, asked, ranks = joint_vectors(network, balance, given), given.rows(torch.from_numpy(one)), []
+    for part in range(1, 1 << given.present.shape[1]):
+        cut = network.fusion.subset(asked, _kept(part, asked.present))
+        rows = np.flatnonzero(cut.present.any(1).numpy())
+        scores = joint_vectors(network, balance, cut)[rows] @ whole.T
+        own = scores[np.arange(len(rows)), other[rows]]
+        ranks.append(1 + ((scores >= own[:, None]) & apart[rows]).sum(1))
+    return float(np.mean(1 / np.concatenate(ranks)))
+
+
+def _kept(part: int, present: Tensor) -> Tensor:
+    """(B, M) bool: the modalities whose bits are set in `part`, in every row."""
+    return torch.tensor([bool(part >> m & 1) for m in range(present.shape[1])]).expand_as(present)
+
+
 def _measure(fusion: Fusion, lessons: EncodedCorpus, near_ms: int) -> None:
     """In which directions neighbours in time differ, modality by modality."""
     vectors, present = lessons.given.vectors().numpy().astype(np.float64), lessons.given.present.numpy()
@@ -162,9 +199,7 @@ def _cut_alike(
     fusion: Fusion, some: FusionInput, near: FusionInput, labels: Tensor, scale: Tensor, rng: random.Random
 ) -> Tensor:
     """The loss of a step in which all windows have lost the same modalities: they are found among their likes too."""
-    count = some.present.shape[1]
-    kept = rng.randrange(1, 1 << count)
-    keep = torch.tensor([[bool(kept >> m & 1) for m in range(count)]]).expand_as(some.present)
+    keep = _kept(rng.randrange(1, 1 << some.present.shape[1]), some.present)
     cut = [fusion.subset(windows, keep) for windows in (some, near)]
     rows = torch.nonzero(cut[0].present.any(1) & cut[1].present.any(1))[:, 0]
     one, other = (fusion(windows)[0][rows] for windows in cut)

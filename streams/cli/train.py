@@ -229,6 +229,7 @@ def _finish(out: Path, fitted: Fitted, lessons: Lessons, source: str, used: str,
             "version": version, "folder": str(out), "windows": len(lessons.windows), "training": fitted.training,
             "validation": fitted.validation, "epochs": fitted.epochs, "best_epoch": fitted.best_epoch,
             "retrieval_before": fitted.before, "retrieval": fitted.retrieval, "directions": fitted.directions,
+            "found_before": fitted.found_before, "found": fitted.found,
             "contributions": fitted.contributions, "cpu_seconds": fitted.cpu_seconds,
         })  # fmt: skip
         return
@@ -237,9 +238,16 @@ def _finish(out: Path, fitted: Fitted, lessons: Lessons, source: str, used: str,
         f"(epoch {fitted.best_epoch} of {fitted.epochs}), {fitted.cpu_seconds:.0f} CPU-s",
         soft_wrap=True,
     )
+    console.print(
+        f"fusion by time: a window cut down finds the next one of its stream {fitted.found_before:.3f} -> "
+        f"{fitted.found:.3f}",
+        soft_wrap=True,
+    )
     if fitted.best_epoch == 0:
-        said = "no epoch was better than what it began with, so that is what was written; give it more windows"
-        console.print(said, soft_wrap=True)
+        said = "no epoch made the encoders better, so they are what they were"
+        if fitted.found == fitted.found_before:
+            said += ", and so is the fusion"
+        console.print(f"{said}; give it more windows", soft_wrap=True)
     share = fitted.dominant()
     if share is not None:
         console.print(f"{share} alone moves the joint vector: more than 80 % of all contributions")

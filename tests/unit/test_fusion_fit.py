@@ -14,7 +14,7 @@ import torch
 from models.checkpoint import read_checkpoint, write_checkpoint
 from models.config import FUSIONS, preset
 from models.embedder import Embedder
-from models.evaluation import Corpus, Sign, embed_corpus, shared_part
+from models.evaluation import MASKS, Corpus, Sign, cut_down, embed_corpus, shared_part
 from models.fusion import Whitened
 from models.fusion_fit import (
     EncodedCorpus,
@@ -23,6 +23,8 @@ from models.fusion_fit import (
     any_subsets,
     encode,
     fit_fusion,
+    found_again,
+    go_on_by_time,
     neighbours,
     space_of,
 )
@@ -153,6 +155,42 @@ def test_neighbours_are_each_window_and_the_next_one_that_holds_the_modality() -
         one, other = neighbours(windows, held, near_ms)
         assert set(zip(one.tolist(), other.tolist(), strict=True)) == pairs
         assert len(one) == len(pairs)
+
+
+def test_how_well_windows_are_found_again_is_what_counting_by_hand_gives(
+    network: Network, encoded: EncodedCorpus
+) -> None:
+    some, near_ms, guard_ms = encoded.corpus, 2 * HOP, 60_000
+    model = Embedder(network, "as it is")
+    whole = [one.joint for one in model.embed(some.windows)]
+    ranks = []
+    for i, window in enumerate(some.windows[:-2]):
+        following = i + 2  # two machines take turns
+        for mask in MASKS.values():
+            cut = cut_down(window, mask)
+            if not (cut.readings or cut.clips or cut.captions):
+                continue
+            asked = model.embed([cut])[0].joint
+            far = [
+                j for j in range(len(whole))
+                if some.streams[j] != some.streams[i] or abs(some.starts[j] - some.starts[i]) >= guard_ms
+            ]  # fmt: skip
+            ranks.append(1 + sum(float(asked @ whole[j]) >= float(asked @ whole[following]) for j in far))
+    expected = float(np.mean(1 / np.array(ranks)))
+    assert found_again(network, encoded, near_ms, guard_ms) == pytest.approx(expected, abs=1e-4)
+    assert 0.1 < expected < 0.9
+    assert found_again(network, encoded, HOP - 1, guard_ms) == 0.0
+
+
+def test_going_on_by_time_never_finds_later_windows_less(network: Network, encoded: EncodedCorpus) -> None:
+    for rate in (5e-3, 10.0):  # learns, and breaks
+        options = FusionOptions(60, 24, rate, near_ms=HOP, guard_ms=100_000)
+        after, before, found = go_on_by_time(network, encoded, encoded, options, 0)
+        assert found >= before == found_again(network, encoded, HOP, 100_000)
+        assert found == found_again(after, encoded, HOP, 100_000)
+        assert (found > before) == (after is not network)
+        if rate < 1:
+            assert found > before + 0.02
 
 
 def test_whitening_evens_out_how_neighbours_differ_and_so_tells_states_apart() -> None:

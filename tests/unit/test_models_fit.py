@@ -12,6 +12,7 @@ import torch
 
 import models
 from models import fit as fitting
+from models import fusion_fit
 from models.checkpoint import read_checkpoint, write_checkpoint
 from models.config import preset
 from models.fit import FitOptions, Fitted, Progress, StreamWindow, fit, split_by_time, start
@@ -125,13 +126,29 @@ def test_the_fusion_is_told_after_the_epochs() -> None:
     ]
 
 
-def test_where_no_epoch_was_better_what_it_began_with_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_no_epoch_was_better_the_encoders_are_what_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fitting, "retrieval", lambda *_: {"a -> b": 0.5})
     begun = start(preset("tiny"), None, 1)
     before = {name: tensor.clone() for name, tensor in begun.state_dict().items()}
     fitted = fit(plant(60), begun, QUICK)
     assert fitted.best_epoch == 0
-    assert all(torch.equal(tensor, before[name]) for name, tensor in fitted.network.state_dict().items())
+    after = fitted.network.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items() if not name.startswith("fusion."))
+
+
+@pytest.mark.parametrize("better", [False, True])
+def test_the_fusion_by_time_is_kept_only_where_it_finds_later_windows_better(
+    better: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.3, 0.4 if better else 0.3])
+    monkeypatch.setattr(fusion_fit, "found_again", lambda *_: next(scores))
+    monkeypatch.setattr(fitting, "retrieval", lambda *_: {"a -> b": 0.5})
+    begun = start(preset("tiny"), None, 1)
+    before = begun.fusion.latents.detach().clone()
+    fitted = fit(plant(60), begun, QUICK)
+    assert (fitted.found_before, fitted.found) == (0.3, 0.4 if better else 0.3)
+    assert torch.equal(before, fitted.network.fusion.latents) == (not better)
+    assert fitted.network.config.whitened == better
 
 
 def test_training_stops_when_validation_gets_no_better(monkeypatch: pytest.MonkeyPatch) -> None:
