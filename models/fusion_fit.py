@@ -165,7 +165,7 @@ def found_again(network: Network, encoded: EncodedCorpus, near_ms: int, guard_ms
         rows = np.flatnonzero(cut.present.any(1).numpy())
         scores = joint_vectors(network, balance, cut)[rows] @ whole.T
         own = scores[np.arange(len(rows)), other[rows]]
-        ranks.append(1 + ((scores >= own[:, None]) & apart[rows]).sum(1))
+        ranks.append(1 + (~(scores < own[:, None]) & apart[rows]).sum(1))  # ties and NaN count against it
     return float(np.mean(1 / np.concatenate(ranks)))
 
 

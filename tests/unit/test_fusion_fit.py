@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -180,6 +181,12 @@ def test_how_well_windows_are_found_again_is_what_counting_by_hand_gives(
     assert found_again(network, encoded, near_ms, guard_ms) == pytest.approx(expected, abs=1e-4)
     assert 0.1 < expected < 0.9
     assert found_again(network, encoded, HOP - 1, guard_ms) == 0.0
+
+
+def test_a_fusion_that_broke_finds_nothing(network: Network, encoded: EncodedCorpus) -> None:
+    broken = copy.deepcopy(network)
+    broken.fusion.latents.fill_(float("nan"))
+    assert found_again(broken, encoded, HOP, 60_000) < 0.1 < found_again(network, encoded, HOP, 60_000)
 
 
 def test_going_on_by_time_never_finds_later_windows_less(network: Network, encoded: EncodedCorpus) -> None:
