@@ -173,8 +173,7 @@ class Fusion(nn.Module):
         # The encoders learn nothing from here: finding a window by its own vector would teach them to keep its noise.
         own = vectors.detach()
         if self.whitened:
-            plain = given.vectors().detach()
-            even = torch.stack([self.whitened[m](plain[:, i]) for i, m in enumerate(self.modalities)], 1)
+            even = torch.stack([self.whitened[m](own[:, i] / _LOUD) for i, m in enumerate(self.modalities)], 1)
             own = torch.cat([own, even * _LOUD], -1)  # (B, M, 2 DIM)
         values = torch.stack([self.values[m](own[:, i]) for i, m in enumerate(self.modalities)], 1)
         weighed = (values * shares.unsqueeze(-1)).sum(1)  # (B, SHARED_DIM): what is absent has no share

@@ -112,8 +112,8 @@ def fit_fusion(
         trained.fusion = Fusion(trained.config, {name: (one.tokens, one.width) for name, one in encoders})
         if not anew and kind == network.config.fusion:
             trained.fusion.go_on_from(network.fusion)
-    if kind == "attention" and (anew or not network.fusion.whitened):  # else its weights are for what it measured
-        _measure(trained.fusion, lessons, options.near_ms)
+        if kind == "attention":  # one that is not built anew keeps what its weights know
+            _measure(trained.fusion, lessons, options.near_ms)
     weights = list(trained.fusion.requires_grad_(True).parameters())
     if weights:
         scale = torch.nn.Parameter(torch.tensor(math.log(10.0)))
@@ -155,10 +155,7 @@ def found_again(network: Network, encoded: EncodedCorpus, near_ms: int, guard_ms
     one, other = neighbours(corpus, np.ones(len(corpus.windows), bool), near_ms)
     if not len(one):
         return 0.0
-    streams, starts = np.unique(corpus.streams, return_inverse=True)[1], corpus.starts
-    apart = streams[one][:, None] != streams[None]
-    apart |= np.abs(starts[one][:, None] - starts[None]) >= guard_ms
-    balance = Balancer("none", None)
+    apart, balance = corpus.apart(guard_ms - 1)[one], Balancer("none", None)  # guard_ms away is not near any more
     whole, asked, ranks = joint_vectors(network, balance, given), given.rows(torch.from_numpy(one)), []
     for part in range(1, 1 << given.present.shape[1]):
         cut = network.fusion.subset(asked, _kept(part, asked.present))

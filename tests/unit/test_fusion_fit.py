@@ -117,13 +117,14 @@ def test_with_alignment_a_modality_finds_the_joint_vector_of_its_window(
     assert told_apart(1.0) > told_apart(0.0) + 0.02
 
 
-def test_a_fusion_goes_on_from_its_own_weights_unless_begun_anew(network: Network, encoded: EncodedCorpus) -> None:
+def test_a_fusion_goes_on_from_its_own_weights_unless_begun_anew(network: Network, many: EncodedCorpus) -> None:
     """What has been measured of neighbours has no say yet: the vectors are what they were."""
     still = FusionOptions(steps=0)
-    kept, anew = (fit_fusion(network, encoded, "attention", still, 0, anew) for anew in (False, True))
+    kept, anew = (fit_fusion(network, many, "attention", still, 0, anew) for anew in (False, True))
+    assert all(whitened.turn.abs().sum() > 0 for whitened in kept.fusion.whitened.values())
     for name, tensor in network.fusion.state_dict().items():
         assert torch.equal(tensor, kept.fusion.state_dict()[name][..., : tensor.shape[-1]] if tensor.dim() else tensor)
-    np.testing.assert_allclose(space_of(kept, encoded).whole, space_of(network, encoded).whole, atol=1e-6)
+    np.testing.assert_allclose(space_of(kept, many).whole, space_of(network, many).whole, atol=1e-6)
     assert not torch.equal(network.fusion.latents, anew.fusion.latents)
 
 
