@@ -12,7 +12,7 @@ from safetensors.numpy import save as save_arrays
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from models.balance import Calibration
+from models.calibration import Calibration
 from models.config import ModelConfig
 from models.errors import ModelError
 from models.network import Network

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.balance import JOINT, Balancer
+from models.calibration import JOINT, Balancer
 from models.config import SHARED_DIM
 from models.encoders.base import Encoded, Item, content
 from models.errors import ModelError

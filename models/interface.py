@@ -21,7 +21,7 @@ class WindowInput:
 
     readings: (time_ms, {channel: value or None}); clips: (time_ms, int16 mono PCM at 16 kHz, (n,));
     captions: (time_ms, text). `units`: channel -> unit, where known. An absent modality is an empty sequence.
-    extra: modalities that others brought (models.registry), by name: (time_ms, whatever their encoder reads).
+    extra: modalities that others brought (models.encoders.registry), by name: (time_ms, whatever their encoder reads).
     """
 
     start_ms: int

@@ -9,11 +9,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from models.balance import Calibration
+from models.calibration import Calibration
 from models.config import PRIVATE_DIM, SHARED_DIM, ModelConfig
 from models.encoders.base import Encoded, Encoder
+from models.encoders.registry import encoder_class
 from models.fusion import Fusion, FusionInput
-from models.registry import encoder_class
 
 
 class Network(nn.Module):
@@ -28,7 +28,7 @@ class Network(nn.Module):
         self.fusion = Fusion(config, sizes)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(10.0)))
         self.logit_bias = nn.Parameter(torch.tensor(-2.0))
-        self.calibration: Calibration | None = None  # frozen after training, see models.balance
+        self.calibration: Calibration | None = None  # frozen after training, see models.calibration
 
     def encoder(self, modality: str) -> Encoder:
         return cast(Encoder, self.encoders[modality])

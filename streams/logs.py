@@ -10,7 +10,7 @@ import structlog
 
 from streams.settings import Settings
 
-_TALKATIVE = ("aiokafka", "faust", "mode", "streams.transport", "httpx")  # much of little, at level info
+_TALKATIVE = ("aiokafka", "faust", "mode", "streams.kafka.consumer", "httpx")  # much of little, at level info
 _LIBRARIES = ("aiokafka", "asyncio", "faust", "httpx", "mode", "uvicorn")
 _OWN_AFFAIR = ("aiokafka.consumer.group_coordinator",)  # tries again by itself; we tell when that does not help
 

@@ -160,7 +160,7 @@ def load_settings(**overrides: Any) -> Settings:
     """
     from pydantic import ValidationError
 
-    from streams.config_report import origin_of
+    from streams.settings_report import origin_of
 
     try:
         return Settings(**{k: v for k, v in overrides.items() if v is not None})

@@ -28,21 +28,21 @@ import msgspec
 from aiokafka.partitioner import murmur2
 
 from models.interface import WindowModel
-from streams.announce import Announcer
-from streams.decode import ClipDecoder
 from streams.drift import DriftConfig
-from streams.events import MODALITIES, CloudEvent, IncidentEvent, Modality, WindowRecord
-from streams.inference import Inference
-from streams.intake import TOPICS, InputProgress, Intake
-from streams.ledger import OffsetLedger
+from streams.events.json_codec import ClipDecoder
+from streams.events.types import MODALITIES, CloudEvent, IncidentEvent, Modality, WindowRecord
+from streams.kafka.ledger import OffsetLedger
+from streams.kafka.producer import Headers, Outputs
 from streams.metrics import Metrics
-from streams.outputs import Headers, Outputs
-from streams.panes import Output
-from streams.partition import Partition
-from streams.restoring import Restorer
+from streams.pipeline.inference import Inference
+from streams.pipeline.ingest import TOPICS, InputProgress, Intake
+from streams.pipeline.publisher import Announcer
+from streams.pipeline.recovery import Restorer
+from streams.pipeline.state import Partition
 from streams.settings import Settings
 from streams.store.base import Point, VectorStore
 from streams.store.edge import EdgeStore
+from streams.windows.types import Output
 
 _TICK_MS = 500
 MODALITY_OF = {topic: modality for modality, topic in TOPICS.items()}

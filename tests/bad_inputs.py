@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from streams.events import Reason
+from streams.events.types import Reason
 from streams.settings import AudioSettings
 
 CLAIM_ROOT = Path(__file__).resolve().parent

@@ -12,7 +12,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
 import pytest  # noqa: E402
 import pytest_asyncio  # noqa: E402
 
-from streams.broker import Broker, JarError, fetch  # noqa: E402
+from streams.kafka.embedded import Broker, JarError, fetch  # noqa: E402
 
 DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 TOOLS = Path(__file__).resolve().parent.parent.parent / "shared" / "tools"
@@ -51,7 +51,7 @@ async def shared_broker(kafka_jars: None, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture
 def plant_recording(tmp_path: Path) -> Path:
     """A quarter of an hour of the simulated plant, as a recording: needs no data from outside."""
-    from streams.feed import record
+    from streams.sources.plant import record
 
     folder = tmp_path / "recording"
     record(folder, streams=3, seed=11, seconds=900)

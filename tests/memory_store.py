@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from streams.store.base import Filter, Hit, Point, StoreInfo, Vector
-from streams.store.checks import checked
+from streams.store.validation import checked
 
 
 class MemoryStore:

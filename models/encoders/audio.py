@@ -15,9 +15,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from models.blocks import masked_mean, unit
 from models.config import PRIVATE_DIM, SHARED_DIM, ModelConfig, Options
 from models.encoders.base import Encoded, Encoder, place
-from models.features import FRAME_COLUMNS, FRAMES_MAX, MEL_BANDS, SILENCE, log_mel, window_frames
+from models.encoders.log_mel import FRAME_COLUMNS, FRAMES_MAX, MEL_BANDS, SILENCE, log_mel, window_frames
+from models.encoders.registry import register_encoder
 from models.interface import WindowInput
-from models.registry import register_encoder
 
 FRAME_DIM = 256
 _LEVEL, _SPREAD = -2.0, 2.0  # middle and width of log10 mel power of everyday sound

@@ -32,7 +32,7 @@ class Encoded:
 
 
 class Encoder(nn.Module, ABC):
-    """Base of all encoders; register a new one with models.registry.register_encoder. Set `tokens` and `width`."""
+    """Base of all encoders; register a new one with `registry.register_encoder`. Set `tokens` and `width`."""
 
     tokens: int  # most tokens that fusion gets of one window
     width: int  # of a token

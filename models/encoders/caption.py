@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.batches import stack_captions
 from models.blocks import SelfBlock, masked_mean, unit
 from models.config import PRIVATE_DIM, SHARED_DIM, ModelConfig, Options
 from models.encoders.base import Encoded, Encoder, place
-from models.features import spread
-from models.hashing import PIECES_MAX, WORDS_MAX, CaptionWords, word_pieces, word_signs, words
+from models.encoders.collate import stack_captions
+from models.encoders.log_mel import spread
+from models.encoders.registry import register_encoder
+from models.encoders.text_hashing import PIECES_MAX, WORDS_MAX, CaptionWords, word_pieces, word_signs, words
 from models.interface import WindowInput
-from models.registry import register_encoder
 
 CAPTIONS_MAX = 6  # of one window
 LENGTHS = (8, 16, WORDS_MAX)  # padded word counts; the caption's own count picks one

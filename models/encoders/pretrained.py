@@ -26,10 +26,10 @@ from models.config import PRIVATE_DIM, SHARED_DIM, ModelConfig, Options
 from models.encoders.audio import band_levels
 from models.encoders.base import Encoded, Encoder, place
 from models.encoders.caption import CAPTIONS_MAX, read_caption, sketch_of, window_captions
+from models.encoders.log_mel import FRAMES_MAX, MEL_BANDS, log_mel, resample_array, spread, window_frames
+from models.encoders.registry import register_encoder
 from models.errors import ModelError
-from models.features import FRAMES_MAX, MEL_BANDS, log_mel, resample_array, spread, window_frames
 from models.interface import SAMPLE_RATE_HZ, WindowInput
-from models.registry import register_encoder
 
 Array = NDArray[np.float32]
 _FILES = {".safetensors", ".json", ".txt", ".model"}

@@ -10,13 +10,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.batches import stack_sensors
 from models.blocks import CrossBlock, SelfBlock, unit
 from models.config import PRIVATE_DIM, SHARED_DIM, ModelConfig, Options
 from models.encoders.base import Encoded, Encoder
+from models.encoders.collate import stack_sensors
+from models.encoders.registry import register_encoder
+from models.encoders.sensor_tokens import (
+    LEVEL_DIM,
+    TOKEN_DIM,
+    TOKENS_MAX,
+    Readings,
+    SensorTokens,
+    bucket_length,
+    tokenize,
+)
 from models.interface import WindowInput
-from models.registry import register_encoder
-from models.sensor_tokens import LEVEL_DIM, TOKEN_DIM, TOKENS_MAX, Readings, SensorTokens, bucket_length, tokenize
 
 POOLED = 4  # tokens that fusion gets
 

@@ -12,7 +12,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
 
 import typer  # noqa: E402
 
-from streams.cli import ask, data, evaluate, letters, model, operate, run, train  # noqa: E402
+from streams.cli import ask, data, dlq, evaluate, model, operate, run, train  # noqa: E402
 from streams.cli.common import EXPECTED, CommandError, examples, fail  # noqa: E402
 
 app = typer.Typer(
@@ -36,7 +36,7 @@ run.register(app)
 data.register(app)
 ask.register(app)
 operate.register(app)
-letters.register(app)
+dlq.register(app)
 model.register(app)
 train.register(app)
 evaluate.register(app)

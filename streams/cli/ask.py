@@ -84,7 +84,7 @@ def search(
     encoded = audio.read_bytes() if audio is not None else None
 
     async def ask() -> list[dict[str, Any]]:
-        from streams.client import open_queries
+        from streams.serving.client import open_queries
 
         async with open_queries(settings) as queries:
             if text is not None:
@@ -126,7 +126,7 @@ def streams(state: StateOption = None, store: StoreOption = None, as_json: JsonO
     settings = settings_of(state, None, store)
 
     async def ask() -> list[dict[str, Any]]:
-        from streams.client import open_queries
+        from streams.serving.client import open_queries
 
         async with open_queries(settings) as queries:
             return await queries.streams()
@@ -166,20 +166,20 @@ def incidents(
     where = Filter(stream=stream, from_ms=start, to_ms=end)
 
     async def ask() -> list[dict[str, Any]]:
-        from streams.client import open_queries
+        from streams.serving.client import open_queries
 
         async with open_queries(settings) as queries:
             return await queries.incidents(where)
 
     labels = None
     if against is not None:
-        from streams.recording import read_labels
+        from streams.sources.recording import read_labels
 
         labels = read_labels(against)
     rows = run_async(ask())
     score = None
     if labels is not None:
-        from streams.scoring import IncidentSpan, score_incidents
+        from streams.sources.incident_scoring import IncidentSpan, score_incidents
 
         spans = [
             IncidentSpan(row["id"], row["stream"], row["opened_ms"], row["onset_ms"], row["closed_ms"]) for row in rows
@@ -192,7 +192,7 @@ def incidents(
         _print_incident(row)
     say(f"{len(rows)} incidents{_of(where)}")
     if score is not None:
-        from streams.scoring import label_table
+        from streams.sources.incident_scoring import label_table
 
         console.print(label_table(score))
 
@@ -226,7 +226,7 @@ def export(
         raise CommandError(f"{out.parent} is not a folder; make it with: mkdir -p {out.parent}")
 
     async def ask() -> list[dict[str, Any]]:
-        from streams.client import open_queries
+        from streams.serving.client import open_queries
 
         async with open_queries(settings) as queries:
             return [row async for row in queries.export()]

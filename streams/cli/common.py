@@ -24,14 +24,14 @@ from rich.console import Console
 from rich.table import Table
 
 from models.errors import ModelError
-from streams.broker import BrokerError, JarError
-from streams.kafka_clients import KafkaUnreachable
-from streams.queries import QueryError
-from streams.recording import RecordingError
+from streams.kafka.admin import TopicsError
+from streams.kafka.clients import KafkaUnreachable
+from streams.kafka.embedded import BrokerError, JarError
+from streams.serving.queries import QueryError
+from streams.serving.versions import VersionError
 from streams.settings import Settings, SettingsError, load_settings
+from streams.sources.recording import RecordingError
 from streams.store.base import StoreError, StoreUnavailable
-from streams.topics import TopicsError
-from streams.versions import VersionError
 
 T = TypeVar("T")
 console = Console(highlight=False)
@@ -95,8 +95,8 @@ def settings_of(
 
     `service`: whether the command runs until told to stop, and its log is what its operator reads.
     """
-    from streams.config_report import check
     from streams.logs import configure_logs
+    from streams.settings_report import check
 
     settings = load_settings(state=state, kafka=kafka, store=store, **more)
     configure_logs(settings, service=service)

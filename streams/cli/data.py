@@ -69,8 +69,8 @@ def replay(
         raise CommandError(f"{report.parent} is not a folder; make it with: mkdir -p {report.parent}")
 
     async def play() -> dict[str, Any]:
-        from streams.recording import Recording
-        from streams.replay import Replay
+        from streams.sources.recording import Recording
+        from streams.sources.replay import Replay
 
         recording = Recording(folder)
         async with _service(settings) as bootstrap:
@@ -103,9 +103,9 @@ def _pace(speed: str) -> float | None:
 @contextlib.asynccontextmanager
 async def _service(settings: Settings) -> AsyncIterator[str]:
     """Kafka with a worker: the one that runs, or our own."""
-    from streams.broker import running_bootstrap
-    from streams.client import worker_url
-    from streams.up import running_service
+    from streams.kafka.embedded import running_bootstrap
+    from streams.service import running_service
+    from streams.serving.client import worker_url
 
     if settings.kafka is not None:
         yield settings.kafka
@@ -144,7 +144,7 @@ def _print_account(account: dict[str, Any]) -> None:
             "folder of its own: sensorium replay DIR --state plant-state")  # fmt: skip
     labels = account.get("labels")
     if labels is not None:
-        from streams.scoring import label_table
+        from streams.sources.incident_scoring import label_table
 
         console.print(label_table(labels))
 
@@ -169,7 +169,7 @@ def simulate(
 ) -> None:
     """Run the simulated plant: readings, machine sounds and shift notes, with faults now and then."""
     settings = settings_of(state, kafka)
-    from streams.feed import feed, record
+    from streams.sources.plant import feed, record
 
     if out is not None:
         if out.exists():
@@ -181,9 +181,9 @@ def simulate(
         return
 
     async def run() -> int:
-        from streams.kafka_clients import find_bootstrap
-        from streams.topics import check_topics, describe_topics
-        from streams.up import stop_on_signals
+        from streams.kafka.admin import check_topics, describe_topics
+        from streams.kafka.clients import find_bootstrap
+        from streams.service import stop_on_signals
 
         bootstrap = find_bootstrap(settings)
         check_topics(await describe_topics(settings, bootstrap))

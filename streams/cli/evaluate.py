@@ -101,7 +101,7 @@ def evaluate(
 def _clips(settings: Settings, folder: Path, folds: list[int]) -> dict[str, Any]:
     import models
     from models.checkpoint import read_checkpoint
-    from models.esc10 import check_sounds, read_clips
+    from models.training.esc10 import check_sounds, read_clips
 
     network, version = read_checkpoint(settings.model or models.SHIPPED)
     clips = read_clips(folder, folds)
@@ -114,8 +114,8 @@ def _clips(settings: Settings, folder: Path, folds: list[int]) -> dict[str, Any]
 
 
 def _corpus(settings: Settings, folder: Path) -> Any:
-    from models.evaluation import Corpus, Sign, fault_signs
-    from streams.labelled import LabelledWindow, labelled_windows
+    from models.evaluation.report import Corpus, Sign, fault_signs
+    from streams.sources.labelled import LabelledWindow, labelled_windows
 
     with errors.status("reading the recording"):
         windows = run_async(labelled_windows(folder, settings.window, settings.audio))
@@ -134,8 +134,8 @@ def _recording(settings: Settings, folder: Path, seeds: int) -> dict[str, Any]:
     import models
     from models.checkpoint import read_checkpoint
     from models.embedder import Embedder
-    from models.evaluation import evaluate as evaluation
-    from models.evaluation import stage_times
+    from models.evaluation.report import evaluate as evaluation
+    from models.evaluation.report import stage_times
 
     network, version = read_checkpoint(settings.model or models.SHIPPED)
     corpus = _corpus(settings, folder)
@@ -151,9 +151,9 @@ def _compare(
     import models
     from models.checkpoint import read_checkpoint
     from models.config import preset as preset_named
-    from models.fit import FitOptions
-    from models.fusion_fit import FusionOptions
-    from models.fusion_trial import Trial, compare_fusions
+    from models.training.compare_fusions import Trial, compare_fusions
+    from models.training.fusion_only import FusionOptions
+    from models.training.own_stream import FitOptions
 
     init = None if preset is not None else settings.model or models.SHIPPED
     config = preset_named(preset) if preset is not None else read_checkpoint(init or models.SHIPPED)[0].config
@@ -166,7 +166,7 @@ def _compare(
 
 
 def _print_evaluation(measured: Mapping[str, Any]) -> None:
-    from models.evaluation import K
+    from models.evaluation.report import K
 
     say(f"{measured['model']}: {measured['windows']} windows, {measured['complete']} with all three modalities\n")
     rows = [

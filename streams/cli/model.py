@@ -49,8 +49,8 @@ def list_(state: StateOption = None, store: StoreOption = None, as_json: JsonOpt
     settings = settings_of(state, None, store)
 
     async def ask() -> list[dict[str, Any]]:
-        from streams.client import open_queries, worker_url
-        from streams.versions import describe
+        from streams.serving.client import open_queries, worker_url
+        from streams.serving.versions import describe
 
         rows = await describe(settings)
         for row in rows:  # an embedded store that a worker has open
@@ -98,8 +98,8 @@ def show(
 
 
 async def _folder(settings: Settings, version: str | None) -> tuple[Path, str]:
+    from streams.serving.versions import Registry
     from streams.store import open_shelf
-    from streams.versions import Registry
 
     if version is None:
         async with open_shelf(settings) as shelf:
@@ -119,7 +119,7 @@ def add(
 ) -> None:
     """Check a model folder and keep a copy; every machine that runs a worker needs one."""
     settings = settings_of(state)
-    from streams.versions import Registry
+    from streams.serving.versions import Registry
 
     registry = Registry(settings.state)
     version = registry.add(folder).version
@@ -146,7 +146,7 @@ def promote(
     settings = settings_of(state, kafka, store)
 
     async def work() -> Any:
-        from streams.promotion import promote as promotion
+        from streams.serving.promotion import promote as promotion
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=errors, transient=not errors.is_terminal) as progress:
@@ -176,8 +176,8 @@ def rollback(state: StateOption = None, store: StoreOption = None, as_json: Json
     settings = settings_of(state, None, store)
 
     async def work() -> tuple[str, str, str]:
-        from streams.promotion import changed_over
-        from streams.versions import roll_back
+        from streams.serving.promotion import changed_over
+        from streams.serving.versions import roll_back
 
         was, now = await roll_back(settings)
         return was, now, await changed_over(settings, now)
@@ -193,7 +193,7 @@ def rollback(state: StateOption = None, store: StoreOption = None, as_json: Json
 def remove(version: VersionArgument, state: StateOption = None, store: StoreOption = None) -> None:
     """Delete a version's model folder and windows for good; not those of the one that serves."""
     settings = settings_of(state, None, store)
-    from streams.versions import remove as removal
+    from streams.serving.versions import remove as removal
 
     run_async(removal(settings, version))
     console.print(f"{version} is gone", soft_wrap=True)

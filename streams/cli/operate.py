@@ -58,8 +58,8 @@ def topics_create(state: StateOption = None, kafka: KafkaOption = None) -> None:
     settings = settings_of(state, kafka)
 
     async def create() -> list[str]:
-        from streams.kafka_clients import find_bootstrap
-        from streams.topics import check_topics, create_topics, describe_topics
+        from streams.kafka.admin import check_topics, create_topics, describe_topics
+        from streams.kafka.clients import find_bootstrap
 
         bootstrap = find_bootstrap(settings)
         made = await create_topics(settings, bootstrap)
@@ -75,8 +75,8 @@ def topics_describe(state: StateOption = None, kafka: KafkaOption = None, as_jso
     settings = settings_of(state, kafka)
 
     async def describe() -> Any:
-        from streams.kafka_clients import find_bootstrap
-        from streams.topics import describe_topics
+        from streams.kafka.admin import describe_topics
+        from streams.kafka.clients import find_bootstrap
 
         return await describe_topics(settings, find_bootstrap(settings))
 
@@ -101,7 +101,7 @@ def config_show(
     Flags come before the environment (SENSORIUM_STATE, SENSORIUM_WINDOW__SIZE_MS, ...), the environment before the
     file (sensorium.toml here, or what SENSORIUM_CONFIG names), the file before the defaults.
     """
-    from streams.config_report import as_toml, settings_in_force
+    from streams.settings_report import as_toml, settings_in_force
 
     given = {"state": state, "kafka": kafka, "store": store}
     flags = frozenset(name for name, value in given.items() if value is not None)
@@ -119,7 +119,7 @@ def config_check(state: StateOption = None, kafka: KafkaOption = None, store: St
     Each by itself, then whether they can be used together, with what mends them.
     """
     settings = settings_of(state, kafka, store)
-    from streams.config_report import check, check_names
+    from streams.settings_report import check, check_names
 
     check(settings)
     check_names(settings)
@@ -134,7 +134,7 @@ def doctor(
     The exit status is 1 where something is wrong; a warning is about something that is not there yet.
     """
     settings = settings_of(state, kafka, store)
-    from streams.doctor import examine
+    from streams.serving.doctor import examine
 
     findings = run_async(examine(settings))
     if as_json:

@@ -57,7 +57,7 @@ def demo(
     a second terminal, with the --state that is shown below the table.
     """
     started = time.monotonic()
-    from streams.demo import run_demo
+    from streams.cli.demo import run_demo
 
     run_async(run_demo(console, streams=streams, seconds=seconds, started=started, keep=state))
 
@@ -71,7 +71,7 @@ def up(state: StateOption = None, kafka: KafkaOption = None, store: StoreOption 
     settings = settings_of(state, kafka, store, service=True)
 
     async def serve() -> None:
-        from streams.up import StoppedEarly, running_service, stop_on_signals, unless_stopped
+        from streams.service import StoppedEarly, running_service, stop_on_signals, unless_stopped
 
         with contextlib.suppress(StoppedEarly), stop_on_signals() as stop:
             async with unless_stopped(running_service(settings, stop), stop) as service:
@@ -94,8 +94,8 @@ def worker(state: StateOption = None, kafka: KafkaOption = None, store: StoreOpt
     settings = settings_of(state, kafka, store, service=True)
 
     async def serve() -> None:
-        from streams.kafka_clients import find_bootstrap
-        from streams.up import StoppedEarly, running_worker, stop_on_signals, unless_stopped
+        from streams.kafka.clients import find_bootstrap
+        from streams.service import StoppedEarly, running_worker, stop_on_signals, unless_stopped
 
         bootstrap = find_bootstrap(settings)
         with contextlib.suppress(StoppedEarly), stop_on_signals() as stop:
@@ -117,7 +117,7 @@ def broker(
     settings = settings_of(state, broker_port=port)
     if settings.kafka is not None and not fetch_only:
         raise CommandError(f"the settings name a Kafka already ({settings.kafka}); unset it to run the embedded one")
-    from streams import broker as kafka
+    from streams.kafka import embedded as kafka
 
     if fetch_only:
         folder = kafka.fetch()

@@ -29,9 +29,9 @@ from streams.cli.common import (
 
 if TYPE_CHECKING:
     from models.config import ModelConfig
-    from models.fit import Fitted
-    from streams.lessons import Chosen, Lessons
+    from models.training.own_stream import Fitted
     from streams.settings import Settings
+    from streams.sources.dataset import Chosen, Lessons
 
 _STATE = "training"  # folder inside the model folder, while it is being trained
 
@@ -108,8 +108,8 @@ def train(
     The result is a folder; use it with SENSORIUM_MODEL=DIR, or bring it in beside the one that serves with:
     sensorium model add DIR.
     """
-    from models.fit import FitOptions, fit, start
-    from streams.lessons import Chosen
+    from models.training.own_stream import FitOptions, fit, start
+    from streams.sources.dataset import Chosen
 
     if (recording is None) == (not topics):
         raise CommandError("say what to train on: --recording DIR, or --topics for what Kafka holds now")
@@ -162,10 +162,10 @@ def _with_pretrained(config: ModelConfig, captions: Path | None, clap: Path | No
 
 
 def _lessons(settings: Settings, recording: Path | None, chosen: Chosen) -> Lessons:
-    from streams.lessons import lessons_of_recording, lessons_of_topics
+    from streams.sources.dataset import lessons_of_recording, lessons_of_topics
 
     async def read() -> Lessons:
-        from streams.kafka_clients import find_bootstrap
+        from streams.kafka.clients import find_bootstrap
 
         if recording is not None:
             return await lessons_of_recording(recording, settings, chosen)
@@ -208,7 +208,7 @@ class _Bar:
 
 
 def _source(recording: Path | None, chosen: Chosen) -> str:
-    from streams.framing import format_ms
+    from streams.events.envelope import format_ms
 
     what = f"the recording {recording.name}" if recording is not None else "the input topics"
     if chosen.from_ms is not None:
@@ -220,7 +220,7 @@ def _source(recording: Path | None, chosen: Chosen) -> str:
 
 def _finish(out: Path, fitted: Fitted, lessons: Lessons, source: str, used: str, as_json: bool) -> None:
     from models.checkpoint import write_checkpoint
-    from models.fit import card_of
+    from models.training.own_stream import card_of
 
     version = write_checkpoint(out, fitted.network, card_of(fitted, source, used))
     shutil.rmtree(out / _STATE, ignore_errors=True)

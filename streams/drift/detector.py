@@ -26,7 +26,7 @@ from streams.drift.config import DriftConfig
 from streams.drift.incidents import Told, next_step
 from streams.drift.state import Baseline, DriftState, Spread
 from streams.drift.types import Observation, Vector, Verdict
-from streams.events import MODALITIES, MODALITY_BIT, ChannelChange, IncidentEvent
+from streams.events.types import MODALITIES, MODALITY_BIT, ChannelChange, IncidentEvent
 
 _NAMESPACE = uuid.UUID("5e450b1a-0f1c-5d2e-9c55-d21f70000001")
 _RATIO_MAX = 10.0

@@ -8,7 +8,7 @@ from typing import Literal
 
 from streams.drift.config import DriftConfig
 from streams.drift.state import DriftState, OpenIncident, Past
-from streams.events import ChannelChange, IncidentEvent
+from streams.events.types import ChannelChange, IncidentEvent
 
 Kind = Literal["opened", "updated", "closed", "adopted"]
 _SEVERITY_STEP = 15

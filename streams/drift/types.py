@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.events import IncidentEvent
+from streams.events.types import IncidentEvent
 
 Vector = NDArray[np.float32]
 Status = Literal["warming", "ok", "alarm"]

@@ -9,16 +9,16 @@ from streams.settings import Settings
 from streams.store.base import VectorStore
 
 if TYPE_CHECKING:
+    from streams.store.collections import Shelf
     from streams.store.server import ServerStore
-    from streams.store.shelf import Shelf
 
 
 def open_store(settings: Settings) -> VectorStore:
     """The windows of the model version that serves, in the store that the settings name; open it with `async with`."""
     url = settings.store_url
     if url.startswith("edge:"):
+        from streams.store.collections import serving_folder
         from streams.store.edge import EdgeStore
-        from streams.store.shelf import serving_folder
 
         return EdgeStore(serving_folder(Path(url.removeprefix("edge:"))))
     return _server(settings, follow=f"{settings.collection}--serving")
@@ -26,7 +26,7 @@ def open_store(settings: Settings) -> VectorStore:
 
 def open_shelf(settings: Settings) -> Shelf:
     """The versions in the store that the settings name, and which of them serves; open it with `async with`."""
-    from streams.store.shelf import EdgeShelf, ServerShelf
+    from streams.store.collections import EdgeShelf, ServerShelf
 
     url = settings.store_url
     if url.startswith("edge:"):

@@ -80,7 +80,7 @@ class VectorStore(Protocol):
     """Vectors come back bit for bit as they went in (dot product on unit vectors, no quantisation of the originals).
 
     Every method raises `StoreUnavailable` when the store is away; none retries for ever by itself
-    (`streams.store.patient` does the waiting).
+    (`streams.store.retrying` does the waiting).
     """
 
     async def __aenter__(self) -> VectorStore: ...

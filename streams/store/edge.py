@@ -31,7 +31,7 @@ from streams.store.base import (
     StoreLocked,
     Vector,
 )
-from streams.store.checks import INDEXES, checked
+from streams.store.validation import INDEXES, checked
 
 T = TypeVar("T")
 _FACET_LIMIT = 1_000_000

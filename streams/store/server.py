@@ -29,7 +29,7 @@ from streams.store.base import (
     StoreUnavailable,
     Vector,
 )
-from streams.store.checks import INDEXES, checked
+from streams.store.validation import INDEXES, checked
 
 T = TypeVar("T")
 _TIMEOUT_S = 10

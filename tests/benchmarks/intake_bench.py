@@ -53,7 +53,7 @@ TOPIC = "sensor-readings"
 
 async def produce(settings: Settings, messages: int) -> None:
     """Fill the topic; every stream ends with a reading far ahead, so that all windows before it become final."""
-    from streams.kafka_clients import new_producer
+    from streams.kafka.clients import new_producer
 
     assert settings.kafka is not None
     rng = random.Random(3)
@@ -82,9 +82,9 @@ async def produce(settings: Settings, messages: int) -> None:
 
 async def ours(settings: Settings, messages: int) -> dict[str, float]:
     """The real worker with inference replaced."""
-    from streams import worker as worker_module
-    from streams.panes import Finished, Fired
-    from streams.up import share_arena, spare_loaded
+    from streams.service import share_arena, spare_loaded
+    from streams.serving import worker as worker_module
+    from streams.windows.types import Finished, Fired
     from tests.standin import StandInModel
 
     class Counting:
@@ -142,7 +142,7 @@ async def plain_faust(settings: Settings, messages: int) -> dict[str, float]:
     """The agent of Faust's own tutorial."""
     import faust
 
-    from streams.decode import decode_reading
+    from streams.events.json_codec import decode_reading
 
     app = faust.App(
         settings.topic_prefix + "plain",
@@ -186,8 +186,8 @@ async def bare(settings: Settings, messages: int, *, minimal: bool = False) -> d
     """aiokafka alone."""
     import msgspec
 
-    from streams.decode import decode_key, decode_reading, decode_readings
-    from streams.kafka_clients import new_consumer
+    from streams.events.json_codec import decode_key, decode_reading, decode_readings
+    from streams.kafka.clients import new_consumer
 
     class Row(msgspec.Struct):
         time: int

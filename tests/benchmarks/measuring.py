@@ -23,9 +23,9 @@ from typing import Any
 
 import psutil
 
-from streams.broker import Broker
+from streams.kafka.admin import create_topics
+from streams.kafka.embedded import Broker
 from streams.settings import Settings, load_settings
-from streams.topics import create_topics
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -43,7 +43,7 @@ MIB = 1 << 20
 
 async def announced(settings: Settings, seen: list[int], enough: int) -> None:
     """Counts the records of the `windows` topic into `seen[0]` until there are `enough`."""
-    from streams.readout import end_offsets, follow
+    from streams.kafka.reader import end_offsets, follow
 
     assert settings.kafka is not None
     stop = asyncio.Event()
@@ -107,7 +107,7 @@ def spread(values: list[float]) -> float:
 
 
 async def measure(**plant: Any) -> list[Figure]:
-    from streams.feed import record
+    from streams.sources.plant import record
 
     with tempfile.TemporaryDirectory(prefix="sensorium-bench-") as place:
         folder = Path(place) / "plant"

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import models
-from models.features import log_mel
+from models.encoders.log_mel import log_mel
 from models.interface import WindowInput
 
 WINDOWS = 64

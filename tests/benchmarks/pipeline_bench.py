@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 import psutil
 
-from streams.recording import Recording, time_ms_of
 from streams.settings import Settings
+from streams.sources.recording import Recording, time_ms_of
 from tests.benchmarks.measuring import (
     ROOT,
     Figure,
@@ -68,7 +68,7 @@ def recordings(folder: Path) -> dict[str, Path]:
         found["real"] = real
     else:
         print("no data in ../shared/data: the simulated plant only", file=sys.stderr)
-    from streams.feed import record
+    from streams.sources.plant import record
 
     record(folder / "simulated", **SIMULATED)
     found["simulated"] = folder / "simulated"
@@ -77,7 +77,7 @@ def recordings(folder: Path) -> dict[str, Path]:
 
 async def produce(settings: Settings, folder: Path) -> int:
     """The recording into Kafka, in event-time order; returns its events."""
-    from streams.kafka_clients import new_producer
+    from streams.kafka.clients import new_producer
 
     assert settings.kafka is not None
     producer = new_producer(settings, settings.kafka, linger_ms=20, max_batch_size=262_144)
@@ -99,8 +99,8 @@ async def produce(settings: Settings, folder: Path) -> int:
 
 async def ours(settings: Settings, events: int) -> dict[str, float]:
     """A worker until every event is in a window that was announced."""
-    from streams.up import share_arena, spare_loaded
-    from streams.worker import Worker
+    from streams.service import share_arena, spare_loaded
+    from streams.serving.worker import Worker
 
     class Measured(Worker):
         began: float | None = None
@@ -201,7 +201,7 @@ def _rows(folder: Path) -> Iterator[tuple[str, int, int, Any]]:
 def _samples(path: Path) -> Any:
     import soundfile
 
-    from streams.pcm import float_samples
+    from streams.events.wav import float_samples
 
     samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     return float_samples(np.ascontiguousarray(samples).reshape(-1), samples.shape[1], rate)

@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 
 from streams.drift import Detector, DriftConfig, Observation
-from streams.events import Caption, Reading
-from streams.panes import Fired, window_id
-from streams.points import channel_stats, payload_of
+from streams.events.types import Caption, Reading
+from streams.pipeline.payload import channel_stats, payload_of
 from streams.store.base import DIM, Filter, Point
+from streams.windows.types import Fired, window_id
 from tests.benchmarks.measuring import Figure, cpu_s, pin, print_table, ratio, run_peer, whole_cpu_s
 
 STREAMS = 50
@@ -81,7 +81,7 @@ def _batches(points: Sequence[Point]) -> list[Sequence[Point]]:
 
 async def ours(folder: Path, points: Sequence[Point]) -> dict[str, float]:
     from streams.store.edge import EdgeStore
-    from streams.store.patient import PatientStore
+    from streams.store.retrying import PatientStore
 
     async with EdgeStore(folder) as bare_store:
         store = PatientStore(bare_store)

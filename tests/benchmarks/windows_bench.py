@@ -11,9 +11,9 @@ import random
 import time
 from collections.abc import Callable, Sequence
 
-from streams.events import Reading
-from streams.ledger import OffsetLedger
-from streams.windows import Finished, Fired, Late, PartitionWindows, Record, WindowConfig
+from streams.events.types import Reading
+from streams.kafka.ledger import OffsetLedger
+from streams.windows.operator import Finished, Fired, Late, PartitionWindows, Record, WindowConfig
 
 SIZE_MS = 10_000
 DISORDER_MS = 2_000

@@ -19,10 +19,10 @@ from typing import Any
 
 from rich.console import Console
 
-from streams.recording import Message, Recording
-from streams.replay import Replay
+from streams.kafka.admin import create_topics
 from streams.settings import Settings, load_settings
-from streams.topics import create_topics
+from streams.sources.recording import Message, Recording
+from streams.sources.replay import Replay
 
 COMMAND = str(Path(sys.executable).with_name("sensorium"))
 # quiet inputs are told from a stalled replay by a margin that a busy machine does not eat up

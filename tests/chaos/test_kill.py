@@ -22,8 +22,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from streams.broker import Broker
-from streams.recording import Recording
+from streams.kafka.embedded import Broker
+from streams.sources.recording import Recording
 from tests.chaos.support import Disordered, Installation, WorkerProcess, disturbed, replaying
 from tests.conftest import DATA, TOOLS
 from tests.integration.qdrant_server import QdrantServer
@@ -60,7 +60,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if SOAK and DATA.is_dir():
         subprocess.run([sys.executable, str(TOOLS / "make_plant.py"), "--out", str(folder)], check=True)
     else:
-        from streams.feed import record
+        from streams.sources.plant import record
 
         record(folder, streams=5, seed=23, seconds=2_000)
     return folder

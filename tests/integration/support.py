@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-from streams.broker import Broker
+from streams.kafka.admin import create_topics
+from streams.kafka.embedded import Broker
+from streams.service import Service, running_worker
 from streams.settings import Settings, load_settings
-from streams.topics import create_topics
-from streams.up import Service, running_worker
 
 QUICK = {"idle_timeout_ms": 1_500, "allowed_lateness_ms": 3_000}
 

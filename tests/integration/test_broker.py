@@ -13,11 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from streams.broker import Broker, BrokerError, running_bootstrap
-from streams.kafka_clients import new_consumer, new_producer
-from streams.kafka_jars import Jar, JarError, cache_folder, class_path, read_pins
+from streams.kafka.admin import create_topics
+from streams.kafka.clients import new_consumer, new_producer
+from streams.kafka.embedded import Broker, BrokerError, running_bootstrap
+from streams.kafka.jars import Jar, JarError, cache_folder, class_path, read_pins
 from streams.settings import Settings, load_settings
-from streams.topics import create_topics
 
 pytestmark = [pytest.mark.kafka, pytest.mark.usefixtures("kafka_jars")]
 

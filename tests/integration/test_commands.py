@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from streams import cli
-from streams.simulator import Plant, plan_faults, write_recording
+from streams.sources.simulator import Plant, plan_faults, write_recording
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
@@ -415,7 +415,7 @@ def test_a_store_that_another_process_has_open_is_told_with_its_process(house: H
 
 def test_inputs_that_are_not_co_partitioned_are_refused(house: House, sensorium: Run) -> None:
     from streams.cli.common import run_async
-    from streams.kafka_clients import open_admin
+    from streams.kafka.clients import open_admin
     from streams.settings import load_settings
 
     broker = house.start("broker --state odd")

@@ -134,7 +134,7 @@ def test_closing_the_terminal_leaves_nothing(demo: Demo) -> None:
 
 
 def test_kill_9_leaves_no_kafka_and_the_next_demo_removes_its_data(demo: Demo, tmp_path: Path) -> None:
-    from streams.demo import sweep
+    from streams.cli.demo import sweep
 
     demo.wait_until_ready()
     below, ports = demo.below(), demo.ports()

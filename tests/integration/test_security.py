@@ -12,8 +12,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from cryptography.hazmat.primitives import serialization
 
-from streams.broker import Broker
-from streams.kafka_clients import KafkaUnreachable, open_admin
+from streams.kafka.clients import KafkaUnreachable, open_admin
+from streams.kafka.embedded import Broker
 from streams.settings import Settings, load_settings
 from tests.integration.support import QUICK, service, until
 from tests.integration.test_kafka import committed, send_readings

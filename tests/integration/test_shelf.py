@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from streams.client import open_queries
+from streams.serving.client import open_queries
+from streams.serving.versions import Registry, VersionError, describe, remove, roll_back, serving_version
 from streams.settings import Settings, load_settings
 from streams.store import open_shelf, open_store
 from streams.store.base import Filter, Point, StoreError
 from streams.store.edge import EdgeStore
-from streams.versions import Registry, VersionError, describe, remove, roll_back, serving_version
 from tests.integration.qdrant_server import QdrantServer
 from tests.integration.test_store_contract import point
 from tests.two_models import random_model

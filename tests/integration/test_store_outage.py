@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from streams.store.base import StoreUnavailable
-from streams.store.patient import PatientStore
+from streams.store.retrying import PatientStore
 from streams.store.server import ServerStore
 from tests.integration.qdrant_server import QdrantServer
 from tests.integration.test_store_contract import all_of, point

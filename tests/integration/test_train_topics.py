@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from streams.broker import Broker
-from streams.kafka_clients import new_producer
-from streams.lessons import Chosen, lessons_of_recording, lessons_of_topics
-from streams.recording import Recording
-from streams.topics import create_topics
+from streams.kafka.admin import create_topics
+from streams.kafka.clients import new_producer
+from streams.kafka.embedded import Broker
+from streams.sources.dataset import Chosen, lessons_of_recording, lessons_of_topics
+from streams.sources.recording import Recording
 from tests.integration.support import settings_for
 
 pytestmark = [pytest.mark.kafka, pytest.mark.asyncio(loop_scope="session")]

@@ -19,19 +19,19 @@ from typer.testing import CliRunner
 
 import models
 from models.interface import WindowInput
-from streams.broker import Broker
 from streams.cli import app
 from streams.cli.common import CommandError
-from streams.events import WindowRecord
-from streams.intake import TOPICS
-from streams.kafka_clients import new_consumer, new_producer
-from streams.panes import window_id
-from streams.promotion import promote
-from streams.readout import read_all
+from streams.events.types import WindowRecord
+from streams.kafka.clients import new_consumer, new_producer
+from streams.kafka.embedded import Broker
+from streams.kafka.reader import read_all
+from streams.pipeline.ingest import TOPICS
+from streams.serving.promotion import promote
+from streams.serving.versions import VersionError, describe, roll_back, serving_version
 from streams.settings import Settings, load_settings
 from streams.store import open_shelf
 from streams.store.base import Filter
-from streams.versions import VersionError, describe, roll_back, serving_version
+from streams.windows.types import window_id
 from tests.integration.qdrant_server import QdrantServer
 from tests.integration.support import QUICK, service, settings_for, until
 from tests.two_models import random_model

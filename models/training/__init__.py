@@ -1,0 +1,1 @@
+"""Training: on a stream's own windows, and the recipe of the shipped weights."""

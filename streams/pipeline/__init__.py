@@ -1,0 +1,1 @@
+"""One partition's processing: ingest, recovery, embedding, scoring, commit, publishing; wired in one place."""

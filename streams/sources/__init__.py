@@ -1,0 +1,1 @@
+"""What feeds the input topics: recordings, replay, simulator, training windows."""

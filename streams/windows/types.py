@@ -1,0 +1,181 @@
+"""What the window operator takes and gives: records, panes, fired windows, late events. Pure.
+
+Events are kept in panes of one hop. The *home* window of a pane is the last one that holds it, the one that starts
+with it: an event is finished when its home window is final, and counts in that window's totals only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import msgspec
+
+from streams.events.types import Caption, Clip, Event, Reading
+
+_NAMESPACE = uuid.UUID("5e450b1a-0f1c-5d2e-9c55-ba5e0d0c0de5")
+_time_of = attrgetter("time_ms")
+_encode = msgspec.msgpack.Encoder(order="deterministic").encode  # keys of dicts in order
+
+
+def window_id(stream: str, start_ms: int, size_ms: int, model_version: str) -> str:
+    """The id of a window, and of its point in the store: the same for every replay."""
+    return str(uuid.uuid5(_NAMESPACE, f"{stream}\x1f{start_ms}\x1f{size_ms}\x1f{model_version}"))
+
+
+@dataclass(frozen=True, slots=True)
+class WindowConfig:
+    """All in milliseconds; `disorder_ms` is in the order of `events.MODALITIES`. `hop_ms` divides `size_ms`."""
+
+    size_ms: int = 10_000
+    hop_ms: int = 10_000
+    disorder_ms: tuple[int, int, int] = (2_000, 2_000, 2_000)
+    allowed_lateness_ms: int = 30_000
+    idle_timeout_ms: int = 10_000
+    max_drift_ms: int = 120_000
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """An event with its origin: the offset of its Kafka record in the modality's partition."""
+
+    offset: int
+    stream: str
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class StoredWindow:
+    """What the store knows of a window: enough to recognise it, and to tell its events from late ones."""
+
+    start_ms: int
+    revision: int
+    content_hash: str
+    members: tuple[frozenset[int], ...]  # offsets per modality of the events of its home pane, repeats included
+    payload: Any = None  # the caller's own
+
+
+@dataclass(slots=True, eq=False)
+class Fired:
+    """A window to be embedded and stored. Contents are in canonical order and free of repeats."""
+
+    stream: str
+    start_ms: int
+    end_ms: int
+    firing: int  # 0 for the first firing by this operator, then 1, 2, ...
+    readings: list[Reading]
+    clips: list[Clip]
+    captions: list[Caption]
+    home_events: tuple[int, int, int]  # events of the home pane per modality: each event counts in one window
+    duplicates: int  # repeats in the home pane
+    members: tuple[tuple[int, ...], ...]  # offsets of the home pane's records per modality, repeats included
+    stored: StoredWindow | None  # the same window as found in the store after a restart
+
+    def content_hash(self) -> str:
+        """SHA-256 over the canonical content: equal for equal windows, whatever the order of arrival."""
+        content = (
+            self.stream,
+            self.start_ms,
+            self.end_ms,
+            [(reading.time_ms, reading.values, reading.units or {}) for reading in self.readings],
+            [(clip.time_ms, clip.sha256) for clip in self.clips],
+            [(caption.time_ms, caption.text, caption.source or "", caption.lang or "") for caption in self.captions],
+        )
+        return hashlib.sha256(_encode(content)).hexdigest()
+
+
+class Finished(NamedTuple):
+    """A pane's home window is final: its records may be released once all that was fired before it is stored."""
+
+    stream: str
+    start_ms: int
+    offsets: tuple[tuple[int, ...], ...]  # per modality
+
+
+class Late(NamedTuple):
+    """An event whose last window is final. `late_ms`: how far the watermark was past that window's end, at least."""
+
+    modality: int
+    record: Record
+    late_ms: int
+
+
+class Silent(NamedTuple):
+    """A stream fell silent (its open windows were fired), or spoke again."""
+
+    stream: str
+    last_event_ms: int
+    silent: bool
+
+
+Output = Fired | Finished | Late | Silent
+
+
+def canonical(event: Event) -> tuple[Any, ...]:
+    """An event's identity within its stream and modality, as a sortable tuple of plain values."""
+    if type(event) is Reading:
+        # by `repr`: None sorts with nothing, and -0.0 is not the same content as 0.0
+        values = tuple((k, repr(v)) for k, v in sorted(event.values.items()))
+        return (event.time_ms, values, tuple(sorted((event.units or {}).items())))
+    if type(event) is Clip:
+        return (event.time_ms, event.sha256)
+    assert type(event) is Caption
+    return (event.time_ms, event.text, event.source or "", event.lang or "")
+
+
+class Pane:
+    """Events of one hop of one stream."""
+
+    __slots__ = ("counts", "duplicates", "events", "offsets", "start_ms")
+
+    def __init__(self, start_ms: int) -> None:
+        self.start_ms = start_ms
+        self.events: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
+        self.offsets: tuple[list[int], list[int], list[int]] = ([], [], [])
+        self.duplicates = 0
+        self.counts = (0, 0, 0)  # distinct events when last tidied
+
+    def origins(self) -> tuple[tuple[int, ...], ...]:
+        """Offsets of everything that came in, per modality."""
+        sensors, sounds, words = self.offsets
+        return tuple(sensors), tuple(sounds), tuple(words)
+
+    def tidy(self) -> tuple[bool, bool]:
+        """Put events in canonical order and count repeats out.
+
+        Returns whether events, and whether repeats, came in since the last time.
+        """
+        duplicates = self.duplicates
+        for events in self.events:
+            if len(events) < 2:
+                continue
+            events.sort(key=_time_of)
+            times = list(map(_time_of, events))
+            if len(set(times)) == len(times):
+                continue  # no repeats, and the order is canonical
+            kept = _canonical(events, times)
+            self.duplicates += len(events) - len(kept)
+            events[:] = kept
+        sensors, sounds, words = self.events
+        counts = (len(sensors), len(sounds), len(words))
+        changed, self.counts = counts != self.counts, counts
+        return changed, self.duplicates != duplicates
+
+
+def _canonical(events: list[Any], times: list[int]) -> list[Any]:
+    """Events (in order of `times`) in canonical order and free of repeats: only those of one time are looked into."""
+    kept: list[Any] = []
+    start, count = 0, len(events)
+    while start < count:
+        end = start + 1
+        while end < count and times[end] == times[start]:
+            end += 1
+        if end == start + 1:
+            kept.append(events[start])
+        else:
+            keyed = sorted(((canonical(e), e) for e in events[start:end]), key=lambda pair: pair[0])
+            kept.extend(e for i, (key, e) in enumerate(keyed) if i == 0 or keyed[i - 1][0] != key)
+        start = end
+    return kept
