@@ -93,7 +93,7 @@ class ModelConfig:
                 raise ModelError(f"{source}: {name} must be one of {', '.join(known)}, not {raw[name]!r}")
         specs = raw["encoders"]
         if not isinstance(specs, dict) or not all(isinstance(s, dict) and "name" in s for s in specs.values()):
-            raise ModelError(f"{source}: encoders must be an object of {{modality: {{\"name\": ...}}}}")
+            raise ModelError(f'{source}: encoders must be an object of {{modality: {{"name": ...}}}}')
         if not specs.keys() >= set(MODALITY_NAMES):
             raise ModelError(f"{source}: encoders must name one for each of {', '.join(MODALITY_NAMES)}")
         raw["audio_dims"] = tuple(raw["audio_dims"])

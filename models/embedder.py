@@ -88,9 +88,7 @@ class Embedder:
             return where, None
         return where, Encoded(*(torch.cat([getattr(e, name) for e in done]) for name in Encoded.__slots__))
 
-    def _fuse(
-        self, chunk: range, parts: dict[str, tuple[dict[int, int], Encoded | None]]
-    ) -> list[WindowVectors]:
+    def _fuse(self, chunk: range, parts: dict[str, tuple[dict[int, int], Encoded | None]]) -> list[WindowVectors]:
         gathered: dict[str, tuple[Tensor, Encoded]] = {}
         own: dict[str, tuple[dict[int, int], Array]] = {}  # row of the chunk -> row of the vectors
         sketches = np.zeros((BATCH, DIM - SHARED_DIM))

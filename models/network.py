@@ -66,6 +66,10 @@ class Network(nn.Module):
             sketches.append(sketch)
             presents.append(present)
         return FusionInput(
-            tokens, torch.cat(whens, 1), torch.cat(masks, 1), torch.stack(vectors, 1), torch.stack(sketches, 1),
+            tokens,
+            torch.cat(whens, 1),
+            torch.cat(masks, 1),
+            torch.stack(vectors, 1),
+            torch.stack(sketches, 1),
             torch.stack(presents, 1),
-        )  # fmt: skip
+        )

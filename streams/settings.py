@@ -13,8 +13,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from streams.errors import ConfigError
 
-class SettingsError(Exception):
+
+class SettingsError(ConfigError):
     """A setting that cannot be used; the message names it and the command that mends it."""
 
 
@@ -90,9 +92,13 @@ class Settings(BaseSettings):
     """All settings of all roles."""
 
     model_config = SettingsConfigDict(
-        env_prefix="SENSORIUM_", env_nested_delimiter="__", extra="forbid", toml_file="sensorium.toml", frozen=True,
+        env_prefix="SENSORIUM_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        toml_file="sensorium.toml",
+        frozen=True,
         allow_inf_nan=False,
-    )  # fmt: skip
+    )
 
     state: Path = Field(Path("sensorium-state"), description="folder for the embedded broker's and store's data")
     kafka: str | None = Field(None, description="bootstrap servers host:port[,...]; unset: the embedded Kafka")

@@ -29,13 +29,15 @@ from aiokafka.partitioner import murmur2
 
 from models.interface import WindowModel
 from streams.drift import DriftConfig
-from streams.events.json_codec import ClipDecoder
+from streams.events.audio import ClipDecoder
+from streams.events.topics import MODALITY_OF, TOPICS
 from streams.events.types import MODALITIES, CloudEvent, IncidentEvent, Modality, WindowRecord
 from streams.kafka.ledger import OffsetLedger
 from streams.kafka.producer import Headers, Outputs
+from streams.kafka.progress import InputProgress
 from streams.metrics import Metrics
 from streams.pipeline.inference import Inference
-from streams.pipeline.ingest import TOPICS, InputProgress, Intake
+from streams.pipeline.ingest import Intake
 from streams.pipeline.publisher import Announcer
 from streams.pipeline.recovery import Restorer
 from streams.pipeline.state import Partition
@@ -45,7 +47,6 @@ from streams.store.edge import EdgeStore
 from streams.windows.types import Output
 
 _TICK_MS = 500
-MODALITY_OF = {topic: modality for modality, topic in TOPICS.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,9 +61,14 @@ def wav_header(*, tag: int = 1, channels: int = 1, rate: int = 16_000, bits: int
     block = channels * bits // 8
     form = struct.pack("<HHIIHH", tag, channels, rate, rate * block & 0xFFFFFFFF, block & 0xFFFF, bits)
     return (
-        b"RIFF" + struct.pack("<I", 36 + data) + b"WAVEfmt " + struct.pack("<I", 16) + form
-        + b"data" + struct.pack("<I", data)
-    )  # fmt: skip
+        b"RIFF"
+        + struct.pack("<I", 36 + data)
+        + b"WAVEfmt "
+        + struct.pack("<I", 16)
+        + form
+        + b"data"
+        + struct.pack("<I", data)
+    )
 
 
 @cache
@@ -133,8 +138,13 @@ def _table() -> list[BadInput]:
     add(Reason.UNKNOWN_MODALITY, "an unknown modality", READINGS, good, modality=b"smell")
     add(Reason.UNKNOWN_MODALITY, "a reading on the captions topic", CAPTIONS, good, modality=b"sensor")
     add(Reason.UNKNOWN_CONTENT_TYPE, "readings as XML", READINGS, b"<values/>", content_type=b"text/xml")
-    add(Reason.UNKNOWN_CONTENT_TYPE, "readings in UTF-16", READINGS, good,
-        content_type=b"application/json; charset=utf-16")  # fmt: skip
+    add(
+        Reason.UNKNOWN_CONTENT_TYPE,
+        "readings in UTF-16",
+        READINGS,
+        good,
+        content_type=b"application/json; charset=utf-16",
+    )
     # text and numbers
     add(Reason.NOT_JSON, "not JSON", READINGS, b"flow=1.5")
     add(Reason.NOT_JSON, "JSON that stops short", READINGS, good[:-2])
@@ -198,8 +208,13 @@ def _table() -> list[BadInput]:
     add(Reason.CLAIM_HASH, "a claim with a wrong hash", CLIPS, claim(here), **as_json)
     add(Reason.CLAIM_MISSING, "a claim without a file", CLIPS, claim(here.with_name("no-such-clip.wav")), **as_json)
     add(Reason.CLAIM_FORBIDDEN, "a claim outside the roots", CLIPS, claim(Path("/etc/hostname")), **as_json)
-    add(Reason.CLAIM_FORBIDDEN, "a claim that climbs out", CLIPS,
-        claim(CLAIM_ROOT).replace(b'", "sha256', b'/../../etc/hostname", "sha256'), **as_json)  # fmt: skip
+    add(
+        Reason.CLAIM_FORBIDDEN,
+        "a claim that climbs out",
+        CLIPS,
+        claim(CLAIM_ROOT).replace(b'", "sha256', b'/../../etc/hostname", "sha256'),
+        **as_json,
+    )
     add(Reason.BAD_SCHEMA, "a claim without a hash", CLIPS, b'{"uri": "file:///x"}', **as_json)
     return table
 

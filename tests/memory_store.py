@@ -41,18 +41,28 @@ class MemoryStore:
         return [self._point(id, vectors) for id in ids if id in self._points]
 
     async def scroll(
-        self, where: Filter, *, vectors: bool = False, descending: bool = False, limit: int | None = None,
+        self,
+        where: Filter,
+        *,
+        vectors: bool = False,
+        descending: bool = False,
+        limit: int | None = None,
         page: int = 256,
-    ) -> AsyncIterator[Point]:  # fmt: skip
+    ) -> AsyncIterator[Point]:
         found = [point for point in (self._point(id, vectors) for id in self._points) if _matches(where, point)]
         found.sort(key=lambda point: (point.payload["start"], point.id), reverse=descending)
         for point in found[:limit]:
             yield point
 
     async def search(
-        self, vector: Vector, *, using: str = "joint", where: Filter | None = None, limit: int = 10,
+        self,
+        vector: Vector,
+        *,
+        using: str = "joint",
+        where: Filter | None = None,
+        limit: int = 10,
         vectors: bool = False,
-    ) -> list[Hit]:  # fmt: skip
+    ) -> list[Hit]:
         points = [self._point(id, True) for id in self._points]
         found = [p for p in points if using in p.vectors and _matches(where or Filter(), p)]
         hits = [Hit(p, float(np.dot(vector, p.vectors[using]))) for p in found]

@@ -39,9 +39,13 @@ class _Block(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.net = nn.Sequential(
-            nn.Conv2d(dim, dim, 5, padding=2, groups=dim, bias=False), nn.BatchNorm2d(dim),
-            nn.Conv2d(dim, 3 * dim, 1), nn.GELU(), nn.Conv2d(3 * dim, dim, 1, bias=False), nn.BatchNorm2d(dim),
-        )  # fmt: skip
+            nn.Conv2d(dim, dim, 5, padding=2, groups=dim, bias=False),
+            nn.BatchNorm2d(dim),
+            nn.Conv2d(dim, 3 * dim, 1),
+            nn.GELU(),
+            nn.Conv2d(3 * dim, dim, 1, bias=False),
+            nn.BatchNorm2d(dim),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.net(x)  # type: ignore[no-any-return]

@@ -25,9 +25,16 @@ SILENCE = -8.0  # log10 mel power of digital silence: keeps the logarithm finite
 @lru_cache(maxsize=1)
 def _mel() -> torchaudio.transforms.MelSpectrogram:
     return torchaudio.transforms.MelSpectrogram(
-        sample_rate=SAMPLE_RATE_HZ, n_fft=N_FFT, hop_length=HOP, n_mels=MEL_BANDS, f_min=20.0, f_max=7_800.0,
-        center=True, pad_mode="constant", power=2.0,
-    )  # fmt: skip
+        sample_rate=SAMPLE_RATE_HZ,
+        n_fft=N_FFT,
+        hop_length=HOP,
+        n_mels=MEL_BANDS,
+        f_min=20.0,
+        f_max=7_800.0,
+        center=True,
+        pad_mode="constant",
+        power=2.0,
+    )
 
 
 def log_mel(samples: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ class Pretrained(Encoder):
     def __init__(self, config: ModelConfig, modality: str, options: Options) -> None:
         super().__init__(config, modality, options)
         if "path" not in options:
-            raise ModelError(f"the {options['name']} encoder for {modality} needs a folder: \"path\" in config.json")
+            raise ModelError(f'the {options["name"]} encoder for {modality} needs a folder: "path" in config.json')
         self.folder = Path(str(options["path"]))
         if not self.folder.is_dir():
             raise ModelError(

@@ -112,9 +112,15 @@ def _channels(
 
 
 def _patches(
-    names: list[str], units: Mapping[str, str], channel: NDArray[np.int64], when: Floats, raw: Floats, span_ms: float,
-    buckets: int, sketch_dim: int,
-) -> SensorTokens:  # fmt: skip
+    names: list[str],
+    units: Mapping[str, str],
+    channel: NDArray[np.int64],
+    when: Floats,
+    raw: Floats,
+    span_ms: float,
+    buckets: int,
+    sketch_dim: int,
+) -> SensorTokens:
     channels = len(names)
     count = np.bincount(channel, minlength=channels)  # (C,) never zero
     size = np.full(channels, SLOTS)
@@ -164,22 +170,28 @@ def _patches(
     gap[first] = 0.0
     in_slot = np.bincount(slot, minlength=total * SLOTS).astype(np.float64)
     seen_slot = per(slot, seen, total * SLOTS)
-    slots = np.stack([
-        per(slot, shape, total * SLOTS) / np.maximum(seen_slot, 1.0),
-        per(slot, np.log1p(np.maximum(gap, 0.0) * 10.0), total * SLOTS) / np.maximum(in_slot, 1.0),
-        seen_slot / np.maximum(in_slot, 1.0),
-    ], 1).reshape(total, SLOT_DIM)  # fmt: skip
+    slots = np.stack(
+        [
+            per(slot, shape, total * SLOTS) / np.maximum(seen_slot, 1.0),
+            per(slot, np.log1p(np.maximum(gap, 0.0) * 10.0), total * SLOTS) / np.maximum(in_slot, 1.0),
+            seen_slot / np.maximum(in_slot, 1.0),
+        ],
+        1,
+    ).reshape(total, SLOT_DIM)
 
     held = np.maximum(np.bincount(patch, minlength=total), 1).astype(np.float64)
     middle = per(patch, when, total) / held
     slope = per(patch, deviation * (when - middle[patch]), total) / some
-    scalars = np.stack([
-        mean / 10.0,
-        np.log((spread + 1e-3) / 1e-3) / 5.0,
-        np.clip(slope / (spread + 0.005), -5.0, 5.0),
-        n / held,
-        np.log1p(held) / 5.0,
-    ], 1)  # fmt: skip
+    scalars = np.stack(
+        [
+            mean / 10.0,
+            np.log((spread + 1e-3) / 1e-3) / 5.0,
+            np.clip(slope / (spread + 0.005), -5.0, 5.0),
+            n / held,
+            np.log1p(held) / 5.0,
+        ],
+        1,
+    )
     turns = 2.0 * np.pi * np.outer(middle, [0.5, 1.0, 2.0, 4.0])
     long = np.full((total, 1), np.log10(span_ms) / 5.0)
     times = np.concatenate([np.cos(turns), np.sin(turns), middle[:, None], long], 1)  # (T, TIME_DIM)

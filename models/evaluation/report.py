@@ -87,10 +87,12 @@ class Corpus:
 
     def states(self, mask: Sequence[str] = MODALITY_NAMES) -> NDArray[Any]:
         """(N,) all that shows in these modalities as one name; "calm" where nothing does, "" for unknown."""
-        return np.array([
-            "+".join(sign.name for sign in signs if sign.shows.intersection(mask)) or ("calm" if signs else "")
-            for signs in self.signs
-        ])  # fmt: skip
+        return np.array(
+            [
+                "+".join(sign.name for sign in signs if sign.shows.intersection(mask)) or ("calm" if signs else "")
+                for signs in self.signs
+            ]
+        )
 
     @property
     def starts(self) -> NDArray[np.int64]:
@@ -179,11 +181,14 @@ def evaluate(model: WindowModel, corpus: Corpus, seeds: int = 3) -> dict[str, An
     complete = corpus.take(space.index)
     shots = [
         metrics.few_shot(
-            space.whole[corpus.asked()], corpus.states()[corpus.asked()],
-            corpus.stretches(SHOT_MS)[corpus.asked()], SHOTS, seed=seed,
+            space.whole[corpus.asked()],
+            corpus.states()[corpus.asked()],
+            corpus.stretches(SHOT_MS)[corpus.asked()],
+            SHOTS,
+            seed=seed,
         )
         for seed in range(seeds)
-    ]  # fmt: skip
+    ]
     return {
         "model": model.version,
         "windows": len(corpus.windows),
@@ -200,10 +205,11 @@ def evaluate(model: WindowModel, corpus: Corpus, seeds: int = 3) -> dict[str, An
         },
         "balance": balance(space, complete),
         "few shots": {
-            "shots": SHOTS, "classes": shots[0][1],
+            "shots": SHOTS,
+            "classes": shots[0][1],
             "accuracy": [round(accuracy, 4) for accuracy, _ in shots],
         },
-    }  # fmt: skip
+    }
 
 
 def _counted(corpus: Corpus) -> dict[str, int]:
@@ -230,9 +236,11 @@ def retrieval(space: Space, complete: Corpus) -> dict[str, dict[str, float]]:
             low, high = metrics.bootstrap(first, np.zeros(len(first)), blocks)
             found[f"{one} -> {other}"] = {
                 **{f"recall at {k}": metrics.recall_at(places, k) for k in (1, 5, 10)},
-                "recall at 1, low": low, "recall at 1, high": high,
-                "median rank": metrics.median_rank(places), "of": float(len(places)),
-            }  # fmt: skip
+                "recall at 1, low": low,
+                "recall at 1, high": high,
+                "median rank": metrics.median_rank(places),
+                "of": float(len(places)),
+            }
     return found
 
 

@@ -93,9 +93,12 @@ def _networks(early: Corpus, late: Corpus, trial: Trial) -> Iterator[Outcome]:
             network = start(replace(trial.config, fusion=kind), trial.init, seed)
             fitted = fit(lessons, network, replace(trial.whole, seed=seed))
             said = {
-                "epochs": fitted.epochs, "best epoch": fitted.best_epoch, "retrieval before": round(fitted.before, 4),
-                "retrieval": round(fitted.retrieval, 4), "CPU s": round(fitted.cpu_seconds, 1),
-            }  # fmt: skip
+                "epochs": fitted.epochs,
+                "best epoch": fitted.best_epoch,
+                "retrieval before": round(fitted.before, 4),
+                "retrieval": round(fitted.retrieval, 4),
+                "CPU s": round(fitted.cpu_seconds, 1),
+            }
             yield kind, seed, embed_corpus(Embedder(fitted.network, kind), late), said
 
 
@@ -133,10 +136,12 @@ def report(runs: Sequence[Tables]) -> dict[str, Any]:
             against = [single, *(kind for kind in FUSIONS if kind != ATTENTION)]
             leads = {name: _interval(difference(judged[ATTENTION], judged[name])) for name in against}
             out[index][mask] = {
-                "methods": rows, "best single": single, "lead of attention over": leads,
+                "methods": rows,
+                "best single": single,
+                "lead of attention over": leads,
                 "wins": all(lead["precision"] > 0 for lead in leads.values()),
                 "surely": all(lead["low"] > 0 for lead in leads.values()),
-            }  # fmt: skip
+            }
     return out
 
 

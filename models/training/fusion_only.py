@@ -88,15 +88,23 @@ def encode(network: Network, corpus: Corpus) -> EncodedCorpus:
 def _padded(encoded: Encoded, tokens: int) -> Encoded:
     more = tokens - encoded.tokens.shape[1]
     return Encoded(
-        encoded.shared, encoded.private, F.pad(encoded.tokens, (0, 0, 0, more)), F.pad(encoded.mask, (0, more)),
+        encoded.shared,
+        encoded.private,
+        F.pad(encoded.tokens, (0, 0, 0, more)),
+        F.pad(encoded.mask, (0, more)),
         F.pad(encoded.when, (0, more)),
-    )  # fmt: skip
+    )
 
 
 def fit_fusion(
-    network: Network, lessons: EncodedCorpus, kind: FusionKind, options: FusionOptions, seed: int,
-    anew: bool = True, told: Callable[[int, float], None] = lambda step, loss: None,
-) -> Network:  # fmt: skip
+    network: Network,
+    lessons: EncodedCorpus,
+    kind: FusionKind,
+    options: FusionOptions,
+    seed: int,
+    anew: bool = True,
+    told: Callable[[int, float], None] = lambda step, loss: None,
+) -> Network:
     """A copy of `network` with a fusion of this kind, trained on `lessons`; `mean` has nothing to train.
 
     anew: from fresh weights; else from those of the network's own fusion. told: after each step (from 1), its loss.
@@ -138,9 +146,13 @@ def fit_fusion(
 
 
 def go_on_by_time(
-    network: Network, lessons: EncodedCorpus, questions: EncodedCorpus, options: FusionOptions, seed: int,
+    network: Network,
+    lessons: EncodedCorpus,
+    questions: EncodedCorpus,
+    options: FusionOptions,
+    seed: int,
     told: Callable[[int, float], None] = lambda step, loss: None,
-) -> tuple[Network, float, float]:  # fmt: skip
+) -> tuple[Network, float, float]:
     """The network with its own fusion trained further on `lessons`, or as it is where that finds the windows of
     `questions` again no better; how well it found them before, and how well what is returned does."""
     trained = fit_fusion(network, lessons, network.config.fusion, options, seed, anew=False, told=told)
@@ -180,9 +192,7 @@ def _measure(fusion: Fusion, lessons: EncodedCorpus, near_ms: int) -> None:
         whitened.measure(vectors[present[:, m], m], vectors[one, m] - vectors[other, m])
 
 
-def neighbours(
-    corpus: Corpus, held: NDArray[np.bool_], near_ms: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def neighbours(corpus: Corpus, held: NDArray[np.bool_], near_ms: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Of the windows `held` (N,): each and the next one of its stream, where that starts at most `near_ms` later."""
     streams, starts = np.unique(corpus.streams, return_inverse=True)[1], corpus.starts
     rows = np.flatnonzero(held)
@@ -233,9 +243,12 @@ class _Batches:
         names = {name: number for number, name in enumerate(dict.fromkeys(corpus.streams))}
         self._streams = np.array([names[name] for name in corpus.streams])
         self._said = np.array(
-            [stable_hash("\0".join(sorted({t for _, t in w.captions}))) >> 1 if w.captions else -1
-             for w in corpus.windows], np.int64
-        )  # fmt: skip
+            [
+                stable_hash("\0".join(sorted({t for _, t in w.captions}))) >> 1 if w.captions else -1
+                for w in corpus.windows
+            ],
+            np.int64,
+        )
         order = np.lexsort((self._starts, self._streams)).tolist()
         self._order, self._place = order, {i: k for k, i in enumerate(order)}
 

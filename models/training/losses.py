@@ -80,9 +80,7 @@ def variance(vectors: Tensor, target: float | None = None) -> Tensor:
     return F.relu(least - spread).mean() / least
 
 
-def contrast(
-    kind: LossKind, left: Tensor, right: Tensor, labels: Tensor, scale: Tensor, bias: Tensor
-) -> Tensor:
+def contrast(kind: LossKind, left: Tensor, right: Tensor, labels: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """The loss named `kind`."""
     if kind == "siglip":
         return siglip(left, right, labels, scale, bias)

@@ -263,9 +263,13 @@ def _spread(windows: list[StreamWindow], most: int) -> list[StreamWindow]:
 
 
 def fit(
-    windows: Sequence[StreamWindow], network: Network, options: FitOptions,
-    told: Callable[[Progress], None] = lambda _: None, keep: Path | None = None, resume: bool = False,
-) -> Fitted:  # fmt: skip
+    windows: Sequence[StreamWindow],
+    network: Network,
+    options: FitOptions,
+    told: Callable[[Progress], None] = lambda _: None,
+    keep: Path | None = None,
+    resume: bool = False,
+) -> Fitted:
     """Train `network` (changed in place) on windows of any order.
 
     keep: folder for the state after each epoch; with `resume` a run goes on from there. Raises ModelError where the
@@ -332,9 +336,14 @@ def fit(
 
 
 def _fused_by_time(
-    network: Network, training: list[StreamWindow], later: list[StreamWindow], guard_ms: int, seed: int,
-    told: Callable[[Progress], None], run: RunState,
-) -> tuple[Network, float, float]:  # fmt: skip
+    network: Network,
+    training: list[StreamWindow],
+    later: list[StreamWindow],
+    guard_ms: int,
+    seed: int,
+    told: Callable[[Progress], None],
+    run: RunState,
+) -> tuple[Network, float, float]:
     """See `go_on_by_time`; the fusion is trained about 25 times over all windows, 400 steps at most."""
     lessons, questions = (
         encode(network, Corpus([w.window for w in some], [w.stream for w in some], [()] * len(some)))

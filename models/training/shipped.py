@@ -157,8 +157,9 @@ def losses(network: Network, step: Step, rng: random.Random) -> dict[str, Tensor
     alike = torch.where(
         ((step.said_sound < 0)[:, None] == (step.said_sound < 0)[None])
         & ((step.said_condition < 0)[:, None] == (step.said_condition < 0)[None]),
-        alike, torch.where(alike < 0, -1.0, 0.0),
-    ).fill_diagonal_(0.0)  # fmt: skip
+        alike,
+        torch.where(alike < 0, -1.0, 0.0),
+    ).fill_diagonal_(0.0)
     audio, caption, sensor = sounds.shared, notes.shared, sensors.shared
     out = {
         "audio-caption": siglip(audio, caption, heard, scale, bias),
@@ -292,9 +293,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--seeds", type=int, default=1, help="so many check runs: seed, seed + 1, ...")
     parser.add_argument(
-        "--check-fold", type=int, default=4, choices=(0, 1, 2, 3, 4, 5),
+        "--check-fold",
+        type=int,
+        default=4,
+        choices=(0, 1, 2, 3, 4, 5),
         help="measured first by weights trained without it; 0: no measuring; 5: those who keep it back measure with it",
-    )  # fmt: skip
+    )
     parser.add_argument("--check-only", action="store_true", help="measure, print, write nothing")
     args = parser.parse_args(argv)
     if args.out is None and not args.check_only:

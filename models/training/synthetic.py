@@ -13,70 +13,220 @@ from dataclasses import dataclass
 from models.interface import WindowInput
 
 SOUND_NAMES = (
-    "baby_cry", "chainsaw", "clock_tick", "dog_bark", "fire_crackling",
-    "helicopter", "person_sneeze", "rain", "rooster", "sea_waves",
-)  # fmt: skip
+    "baby_cry",
+    "chainsaw",
+    "clock_tick",
+    "dog_bark",
+    "fire_crackling",
+    "helicopter",
+    "person_sneeze",
+    "rain",
+    "rooster",
+    "sea_waves",
+)
 
 _SOUNDS: Mapping[str, tuple[str, ...]] = {
-    "baby_cry": ("a baby is crying", "crying baby", "an infant wailing", "a small child cries",
-                 "baby crying loudly nearby", "a newborn crying next door"),
-    "chainsaw": ("a chainsaw running", "chainsaw noise", "somebody sawing wood with a chainsaw",
-                 "a chain saw revving up", "chainsaw cutting a tree", "motor saw at work close to us"),
-    "clock_tick": ("a clock ticks", "ticking clock", "the tick of a wall clock", "a watch ticking steadily",
-                   "clock ticking in a silent room", "tick tock of the old clock"),
-    "dog_bark": ("a dog barks", "barking dog", "dogs barking in the yard", "a guard dog is barking",
-                 "dog barking behind the fence", "a small dog yapping"),
-    "fire_crackling": ("a crackling fire", "fire crackles", "flames crackling and popping", "a campfire burning",
-                       "wood fire crackling in the open", "something is on fire, crackling flames"),
-    "helicopter": ("a helicopter flying past", "helicopter noise", "rotor of a helicopter", "a chopper overhead",
-                   "helicopter hovering above the site", "a helicopter droning far away"),
-    "person_sneeze": ("a person sneezes", "sneezing person", "somebody sneezed", "a loud sneeze", "a man sneezing",
-                      "someone is sneezing again and again"),
-    "rain": ("rain is falling", "heavy rain", "rain on a tin roof", "it is raining hard outside",
-             "steady rain drumming on metal", "a rain shower"),
-    "rooster": ("a rooster crows", "crowing rooster", "a cock crowing in the morning", "rooster crowing on the farm",
-                "chickens and a rooster outside", "cock-a-doodle-doo of a rooster"),
-    "sea_waves": ("waves of the sea", "sea waves breaking on the shore", "ocean surf", "waves rolling onto the beach",
-                  "the sea washing over stones", "waves lapping against the harbour wall"),
-}  # fmt: skip
-_SOUND_FRAMES = ("{sound}", "{sound}", "the sound of {sound}", "I can hear {sound}", "in the background {sound}",
-                 "microphone picks up {sound}", "{sound} during the whole round", "recording: {sound}",
-                 "noted {sound}")  # fmt: skip
+    "baby_cry": (
+        "a baby is crying",
+        "crying baby",
+        "an infant wailing",
+        "a small child cries",
+        "baby crying loudly nearby",
+        "a newborn crying next door",
+    ),
+    "chainsaw": (
+        "a chainsaw running",
+        "chainsaw noise",
+        "somebody sawing wood with a chainsaw",
+        "a chain saw revving up",
+        "chainsaw cutting a tree",
+        "motor saw at work close to us",
+    ),
+    "clock_tick": (
+        "a clock ticks",
+        "ticking clock",
+        "the tick of a wall clock",
+        "a watch ticking steadily",
+        "clock ticking in a silent room",
+        "tick tock of the old clock",
+    ),
+    "dog_bark": (
+        "a dog barks",
+        "barking dog",
+        "dogs barking in the yard",
+        "a guard dog is barking",
+        "dog barking behind the fence",
+        "a small dog yapping",
+    ),
+    "fire_crackling": (
+        "a crackling fire",
+        "fire crackles",
+        "flames crackling and popping",
+        "a campfire burning",
+        "wood fire crackling in the open",
+        "something is on fire, crackling flames",
+    ),
+    "helicopter": (
+        "a helicopter flying past",
+        "helicopter noise",
+        "rotor of a helicopter",
+        "a chopper overhead",
+        "helicopter hovering above the site",
+        "a helicopter droning far away",
+    ),
+    "person_sneeze": (
+        "a person sneezes",
+        "sneezing person",
+        "somebody sneezed",
+        "a loud sneeze",
+        "a man sneezing",
+        "someone is sneezing again and again",
+    ),
+    "rain": (
+        "rain is falling",
+        "heavy rain",
+        "rain on a tin roof",
+        "it is raining hard outside",
+        "steady rain drumming on metal",
+        "a rain shower",
+    ),
+    "rooster": (
+        "a rooster crows",
+        "crowing rooster",
+        "a cock crowing in the morning",
+        "rooster crowing on the farm",
+        "chickens and a rooster outside",
+        "cock-a-doodle-doo of a rooster",
+    ),
+    "sea_waves": (
+        "waves of the sea",
+        "sea waves breaking on the shore",
+        "ocean surf",
+        "waves rolling onto the beach",
+        "the sea washing over stones",
+        "waves lapping against the harbour wall",
+    ),
+}
+_SOUND_FRAMES = (
+    "{sound}",
+    "{sound}",
+    "the sound of {sound}",
+    "I can hear {sound}",
+    "in the background {sound}",
+    "microphone picks up {sound}",
+    "{sound} during the whole round",
+    "recording: {sound}",
+    "noted {sound}",
+)
 
 # The first four are states of the synthetic pump; the others exist in words only.
 CONDITION_NAMES = ("normal", "overheating", "vibration", "leak", "burning", "grinding", "electrical", "blocked")
 SENSOR_CONDITIONS = 4
 _CONDITIONS: Mapping[str, tuple[str, ...]] = {
-    "normal": ("everything normal at {unit}", "{unit} runs smoothly", "regular check of {unit}, no findings",
-               "no problems with {unit}", "{unit} ok", "{unit} in normal operation", "quiet shift, {unit} steady",
-               "inspection round done, {unit} fine", "{unit} stable, pressure and flow as usual", "nothing unusual",
-               "all fine here", "valve open, flow normal, {unit} ok", "usual noise, nothing special at {unit}",
-               "routine check completed", "calm, {unit} works as it should", "readings of {unit} steady"),
-    "overheating": ("{unit} is overheating", "{unit} runs hot", "temperature of {unit} far too high",
-                    "bearing of {unit} very hot", "motor of {unit} overheated", "heat alarm on {unit}",
-                    "too hot to touch: {unit}", "cooling of {unit} does not keep up"),
-    "vibration": ("{unit} vibrates heavily", "strong vibrations on {unit}", "{unit} is shaking",
-                  "excessive vibration of {unit}", "bearing vibration alarm at {unit}", "unbalanced rotor on {unit}",
-                  "the skid of {unit} trembles", "vibration level of {unit} too high, reported by the operator"),
-    "leak": ("{unit} is leaking", "leak at {unit}", "oil on the floor next to {unit}", "water dripping from {unit}",
-             "pressure of {unit} drops, a leak somewhere", "puddle below {unit}", "seal of {unit} leaks",
-             "loss of flow, leaking pipe at {unit}"),
-    "burning": ("smoke at {unit}", "it smells burnt near {unit}", "burning smell from {unit}",
-                "smoke and a smell of fire", "something burns at {unit}", "scorched smell around the motor of {unit}",
-                "smouldering cable at {unit}"),
-    "grinding": ("{unit} makes a grinding noise", "grinding and scraping in {unit}", "loud screeching from {unit}",
-                 "coupling of {unit} rattles and grinds", "metallic knocking in {unit}",
-                 "harsh noise from the gearbox"),
-    "electrical": ("sparks at {unit}", "fuse of {unit} blew", "{unit} tripped, power lost",
-                   "electrical fault on {unit}", "voltage dip, {unit} stopped",
-                   "short circuit in the cabinet of {unit}"),
-    "blocked": ("filter of {unit} is clogged", "{unit} blocked", "no flow through {unit}", "valve of {unit} stuck",
-                "cavitation in {unit}, suction blocked", "inlet of {unit} jammed"),
-}  # fmt: skip
-_KINDS = ("pump", "compressor", "fan", "motor", "unit", "line", "skid", "boiler", "mixer", "turbine", "machine",
-          "plant")  # fmt: skip
-_JOINS = ("{condition}, {sound}", "{sound}; {condition}", "{condition}. {sound}", "{condition} - {sound}",
-          "{sound}, {condition}", "{condition}, with {sound}")  # fmt: skip
+    "normal": (
+        "everything normal at {unit}",
+        "{unit} runs smoothly",
+        "regular check of {unit}, no findings",
+        "no problems with {unit}",
+        "{unit} ok",
+        "{unit} in normal operation",
+        "quiet shift, {unit} steady",
+        "inspection round done, {unit} fine",
+        "{unit} stable, pressure and flow as usual",
+        "nothing unusual",
+        "all fine here",
+        "valve open, flow normal, {unit} ok",
+        "usual noise, nothing special at {unit}",
+        "routine check completed",
+        "calm, {unit} works as it should",
+        "readings of {unit} steady",
+    ),
+    "overheating": (
+        "{unit} is overheating",
+        "{unit} runs hot",
+        "temperature of {unit} far too high",
+        "bearing of {unit} very hot",
+        "motor of {unit} overheated",
+        "heat alarm on {unit}",
+        "too hot to touch: {unit}",
+        "cooling of {unit} does not keep up",
+    ),
+    "vibration": (
+        "{unit} vibrates heavily",
+        "strong vibrations on {unit}",
+        "{unit} is shaking",
+        "excessive vibration of {unit}",
+        "bearing vibration alarm at {unit}",
+        "unbalanced rotor on {unit}",
+        "the skid of {unit} trembles",
+        "vibration level of {unit} too high, reported by the operator",
+    ),
+    "leak": (
+        "{unit} is leaking",
+        "leak at {unit}",
+        "oil on the floor next to {unit}",
+        "water dripping from {unit}",
+        "pressure of {unit} drops, a leak somewhere",
+        "puddle below {unit}",
+        "seal of {unit} leaks",
+        "loss of flow, leaking pipe at {unit}",
+    ),
+    "burning": (
+        "smoke at {unit}",
+        "it smells burnt near {unit}",
+        "burning smell from {unit}",
+        "smoke and a smell of fire",
+        "something burns at {unit}",
+        "scorched smell around the motor of {unit}",
+        "smouldering cable at {unit}",
+    ),
+    "grinding": (
+        "{unit} makes a grinding noise",
+        "grinding and scraping in {unit}",
+        "loud screeching from {unit}",
+        "coupling of {unit} rattles and grinds",
+        "metallic knocking in {unit}",
+        "harsh noise from the gearbox",
+    ),
+    "electrical": (
+        "sparks at {unit}",
+        "fuse of {unit} blew",
+        "{unit} tripped, power lost",
+        "electrical fault on {unit}",
+        "voltage dip, {unit} stopped",
+        "short circuit in the cabinet of {unit}",
+    ),
+    "blocked": (
+        "filter of {unit} is clogged",
+        "{unit} blocked",
+        "no flow through {unit}",
+        "valve of {unit} stuck",
+        "cavitation in {unit}, suction blocked",
+        "inlet of {unit} jammed",
+    ),
+}
+_KINDS = (
+    "pump",
+    "compressor",
+    "fan",
+    "motor",
+    "unit",
+    "line",
+    "skid",
+    "boiler",
+    "mixer",
+    "turbine",
+    "machine",
+    "plant",
+)
+_JOINS = (
+    "{condition}, {sound}",
+    "{sound}; {condition}",
+    "{condition}. {sound}",
+    "{condition} - {sound}",
+    "{sound}, {condition}",
+    "{condition}, with {sound}",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +267,24 @@ def caption(sound: int, condition: int, rng: random.Random) -> Caption:
 
 # Words of the training captions in sentences that training never sees: what zero-shot accuracy is measured with.
 UNSEEN_PROMPTS: Mapping[str, str] = {
-    "baby_cry": "we heard a baby cry on the tape", "chainsaw": "we heard a chainsaw on the tape",
-    "clock_tick": "we heard a clock tick on the tape", "dog_bark": "we heard a dog bark on the tape",
-    "fire_crackling": "we heard fire crackling on the tape", "helicopter": "we heard a helicopter on the tape",
-    "person_sneeze": "we heard a person sneeze on the tape", "rain": "we heard rain on the tape",
-    "rooster": "we heard a rooster on the tape", "sea_waves": "we heard sea waves on the tape",
-}  # fmt: skip
+    "baby_cry": "we heard a baby cry on the tape",
+    "chainsaw": "we heard a chainsaw on the tape",
+    "clock_tick": "we heard a clock tick on the tape",
+    "dog_bark": "we heard a dog bark on the tape",
+    "fire_crackling": "we heard fire crackling on the tape",
+    "helicopter": "we heard a helicopter on the tape",
+    "person_sneeze": "we heard a person sneeze on the tape",
+    "rain": "we heard rain on the tape",
+    "rooster": "we heard a rooster on the tape",
+    "sea_waves": "we heard sea waves on the tape",
+}
 # More of them, by other words a class and in other forms: what sound -> text is measured with.
-UNSEEN_FORMS = ("was that {sound} just now?", "there must be {sound} somewhere", "clip 17 has {sound} in it",
-                "my colleague noticed {sound}")  # fmt: skip
+UNSEEN_FORMS = (
+    "was that {sound} just now?",
+    "there must be {sound} somewhere",
+    "clip 17 has {sound} in it",
+    "my colleague noticed {sound}",
+)
 UNSEEN_WORDS: Mapping[str, tuple[str, str, str, str]] = {
     "baby_cry": ("a crying baby", "a baby crying", "an infant crying", "a newborn baby"),
     "chainsaw": ("a chainsaw", "the chainsaw noise", "someone sawing wood", "a chain saw"),
@@ -137,23 +296,37 @@ UNSEEN_WORDS: Mapping[str, tuple[str, str, str, str]] = {
     "rain": ("rain", "heavy rain", "rain falling", "a shower of rain"),
     "rooster": ("a rooster", "a crowing cock", "a rooster crowing", "the cock-a-doodle-doo"),
     "sea_waves": ("sea waves", "ocean waves", "the surf of the sea", "waves on the shore"),
-}  # fmt: skip
-UNSEEN_STATES = ("the equipment works normally today", "a machine that gets much too hot",
-                 "the machine shakes and vibrates", "fluid leaks out of the machine")  # fmt: skip
+}
+UNSEEN_STATES = (
+    "the equipment works normally today",
+    "a machine that gets much too hot",
+    "the machine shakes and vibrates",
+    "fluid leaks out of the machine",
+)
 
 # Quantity: the names a plant may give it, units, and the range of its healthy level (drawn on a log scale).
 _QUANTITIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...], float, float], ...] = (
-    ("temperature", ("temperature", "temp", "motor_temp", "bearing.temperature", "TempC", "winding_temperature",
-                     "thermocouple"), ("C", "°C", ""), 20.0, 65.0),
-    ("vibration", ("vibration", "vib.x", "vib.y", "accelerometer_rms", "accel1_rms", "bearing_vibration",
-                   "VibrationRMS"), ("mm/s", "g", ""), 0.03, 0.6),
+    (
+        "temperature",
+        ("temperature", "temp", "motor_temp", "bearing.temperature", "TempC", "winding_temperature", "thermocouple"),
+        ("C", "°C", ""),
+        20.0,
+        65.0,
+    ),
+    (
+        "vibration",
+        ("vibration", "vib.x", "vib.y", "accelerometer_rms", "accel1_rms", "bearing_vibration", "VibrationRMS"),
+        ("mm/s", "g", ""),
+        0.03,
+        0.6,
+    ),
     ("pressure", ("pressure", "discharge_pressure", "p_out", "line.pressure", "PressureBar"), ("bar", ""), 1.5, 9.0),
     ("flow", ("flow", "flow_rate", "volume_flow", "throughput", "FlowRate"), ("l/min", "m3/h", ""), 20.0, 150.0),
     ("current", ("current", "motor_current", "amps", "i_phase_1"), ("A", ""), 1.0, 12.0),
     ("voltage", ("voltage", "u_supply", "mains_voltage"), ("V", ""), 215.0, 245.0),
     ("speed", ("rpm", "speed", "shaft_speed"), ("rpm", "1/min"), 900.0, 3_000.0),
     ("level", ("level", "tank_level", "oil_level"), ("%", ""), 55.0, 95.0),
-)  # fmt: skip
+)
 # What a state does to a quantity: factor on its level (low, high).
 _EFFECTS: Mapping[int, Mapping[str, tuple[float, float]]] = {
     0: {},

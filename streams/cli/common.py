@@ -24,44 +24,26 @@ from rich.console import Console
 from rich.table import Table
 
 from models.errors import ModelError
-from streams.kafka.admin import TopicsError
-from streams.kafka.clients import KafkaUnreachable
-from streams.kafka.embedded import BrokerError, JarError
-from streams.serving.queries import QueryError
-from streams.serving.versions import VersionError
-from streams.settings import Settings, SettingsError, load_settings
-from streams.sources.recording import RecordingError
-from streams.store.base import StoreError, StoreUnavailable
+from streams.errors import ConfigError, DataError, DependencyError, SensoriumError, UsageError
+from streams.settings import Settings, load_settings
+from streams.store.base import StoreUnavailable
 
 T = TypeVar("T")
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
-USAGE, CONFIG, DEPENDENCY, DATA = 2, 3, 4, 5
+USAGE, CONFIG, DEPENDENCY, DATA = (kind.exit_code for kind in (UsageError, ConfigError, DependencyError, DataError))
 
 
-class CommandError(Exception):
+class CommandError(SensoriumError):
     """A command that cannot do what it was asked; one line, with what mends it."""
 
-    def __init__(self, said: str, code: int = USAGE) -> None:
-        super().__init__(said)
+    def __init__(self, message: str, code: int = USAGE) -> None:
+        super().__init__(message)
         self.code = code
 
 
-_CODES: tuple[tuple[type[Exception], int], ...] = (
-    (SettingsError, CONFIG),
-    (ModelError, CONFIG),
-    (BrokerError, DEPENDENCY),
-    (JarError, DEPENDENCY),
-    (KafkaUnreachable, DEPENDENCY),
-    (KafkaError, DEPENDENCY),
-    (StoreError, DEPENDENCY),
-    (TopicsError, DEPENDENCY),
-    (QueryError, DATA),
-    (RecordingError, DATA),
-    (VersionError, DATA),
-)
-EXPECTED: tuple[type[Exception], ...] = (CommandError, OSError, *(kind for kind, _ in _CODES))
+EXPECTED: tuple[type[Exception], ...] = (SensoriumError, ModelError, KafkaError, OSError)
 
 StateOption = Annotated[
     Path | None,
@@ -133,9 +115,12 @@ def exit_code(error: BaseException) -> int:
     """The status that an expected error ends the process with."""
     if isinstance(error, CommandError):
         return error.code
-    for kind, code in _CODES:
-        if isinstance(error, kind):
-            return code
+    if isinstance(error, SensoriumError):
+        return error.exit_code
+    if isinstance(error, ModelError):
+        return CONFIG
+    if isinstance(error, KafkaError):
+        return DEPENDENCY
     return DATA if isinstance(error, OSError) and error.filename is not None else DEPENDENCY
 
 

@@ -140,8 +140,10 @@ def _print_account(account: dict[str, Any]) -> None:
     print_table(("events", *names), [("", *(str(events[name]) for name in names))])
     say(f"{account['windows']} windows, {account['incidents']} incidents, {account['seconds']:.1f} s")
     if events["late"] > events["produced"] / 2:
-        say("most events were late: this has been played here before, and its windows are final; begin anew with a "
-            "folder of its own: sensorium replay DIR --state plant-state")  # fmt: skip
+        say(
+            "most events were late: this has been played here before, and its windows are final; begin anew with a "
+            "folder of its own: sensorium replay DIR --state plant-state"
+        )
     labels = account.get("labels")
     if labels is not None:
         from streams.sources.incident_scoring import label_table
@@ -174,9 +176,7 @@ def simulate(
     if out is not None:
         if out.exists():
             raise CommandError(f"{out} exists already; remove it or choose another folder")
-        labels = record(
-            out, streams=streams, seed=seed, seconds=3600.0 if seconds is None else seconds, noise=noise
-        )
+        labels = record(out, streams=streams, seed=seed, seconds=3600.0 if seconds is None else seconds, noise=noise)
         say(f"{out}: a recording with {labels} labelled faults; play it with: sensorium replay {out}")
         return
 

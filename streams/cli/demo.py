@@ -39,8 +39,9 @@ async def run_demo(
     """
     with contextlib.suppress(StoppedEarly), _folder(keep) as folder, stop_on_signals() as stop:
         limits = {} if keep else {"retention_days": _KEPT_DAYS, "topic_retention_hours": _KEPT_HOURS}
-        settings = load_settings(state=folder, log_level="error", window=_WINDOW, **_HERE, store=f"edge:{folder}/store",
-                                 **limits)  # fmt: skip
+        settings = load_settings(
+            state=folder, log_level="error", window=_WINDOW, **_HERE, store=f"edge:{folder}/store", **limits
+        )
         configure_logs(settings)
         console.print("starting Kafka, the store and a worker ...")
         board = Board()

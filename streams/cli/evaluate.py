@@ -171,12 +171,14 @@ def _print_evaluation(measured: Mapping[str, Any]) -> None:
     say(f"{measured['model']}: {measured['windows']} windows, {measured['complete']} with all three modalities\n")
     rows = [
         [
-            pair, *(f"{one[f'recall at {k}']:.3f}" for k in (1, 5, 10)),
-            _between(one["recall at 1, low"], one["recall at 1, high"]), f"{one['median rank']:.0f}",
+            pair,
+            *(f"{one[f'recall at {k}']:.3f}" for k in (1, 5, 10)),
+            _between(one["recall at 1, low"], one["recall at 1, high"]),
+            f"{one['median rank']:.0f}",
             f"{one['of']:.0f}",
         ]
         for pair, one in measured["retrieval"].items()
-    ]  # fmt: skip
+    ]
     print_table(["retrieval", "R@1", "R@5", "R@10", "R@1, 95 %", "median rank", "of"], rows)
     rows = []
     for name, one in {**measured["masks"], **_alone(measured["single modalities"])}.items():

@@ -89,10 +89,14 @@ def _table(states: list[StreamState], width: int) -> Table:
     table = Table(expand=True, box=None, pad_edge=False, header_style="bold")
     bars = min(24, max(8, (width - _FIXED) // 2))
     for name, options in (
-        ("stream", {"min_width": 12}), ("until", {"min_width": 8}), ("holds", {"min_width": 5}),
-        ("status", {"min_width": 7}), ("score", {"min_width": 5, "justify": "right"}),
-        ("", {"min_width": bars}), ("said last", {"ratio": 1}),
-    ):  # fmt: skip
+        ("stream", {"min_width": 12}),
+        ("until", {"min_width": 8}),
+        ("holds", {"min_width": 5}),
+        ("status", {"min_width": 7}),
+        ("score", {"min_width": 5, "justify": "right"}),
+        ("", {"min_width": bars}),
+        ("said last", {"ratio": 1}),
+    ):
         table.add_column(name, no_wrap=True, overflow="ellipsis", **options)
     for state in states:
         style = _STYLE.get(state.status, "")

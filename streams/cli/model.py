@@ -66,11 +66,14 @@ def list_(state: StateOption = None, store: StoreOption = None, as_json: JsonOpt
     names = ["version", "role", "windows", "model folder", "collection"]
     cells = [
         [
-            row["version"], row["role"] or "-", "-" if row["windows"] is None else str(row["windows"]),
-            row["folder"] or "-", row["collection"] or "-",
+            row["version"],
+            row["role"] or "-",
+            "-" if row["windows"] is None else str(row["windows"]),
+            row["folder"] or "-",
+            row["collection"] or "-",
         ]
         for row in rows
-    ]  # fmt: skip
+    ]
     print_table(names, cells, folded=3)
 
 
@@ -164,8 +167,10 @@ def promote(
     _print_report(done.report)
     console.print(f"{done.records} records read, {done.windows} windows, {done.seconds:.1f} s")
     if not done.switched:
-        console.print(f"{done.was} serves as before; let {done.version} serve with: sensorium model promote "
-                      f"{done.version}", soft_wrap=True)  # fmt: skip
+        console.print(
+            f"{done.was} serves as before; let {done.version} serve with: sensorium model promote {done.version}",
+            soft_wrap=True,
+        )
         return
     console.print(f"{done.version} serves; back to {done.was} with: sensorium model rollback", soft_wrap=True)
     _print_workers(done.workers)

@@ -124,10 +124,15 @@ def train(
         config = replace(config, fusion=fusion.value)
     config = _with_pretrained(config, caption_model, clap)
     options = FitOptions(
-        epochs=epochs, rows=rows, seed=seed, loss=loss.value, balance=balance.value, device=device.value,
+        epochs=epochs,
+        rows=rows,
+        seed=seed,
+        loss=loss.value,
+        balance=balance.value,
+        device=device.value,
         rate=(1e-3 if folder is None else 3e-4) if rate is None else rate,
         guard_ms=None if guard is None else int(guard * 1_000),
-    )  # fmt: skip
+    )
     network = start(config, folder, seed)
     chosen = Chosen(parse_time(since), parse_time(until), stream, windows)
     lessons = _lessons(settings, recording, chosen)
@@ -183,10 +188,12 @@ class _Bar:
     def __enter__(self) -> _Bar:
         self._stage = ""
         self._bar = Progress(
-            TextColumn("{task.fields[stage]}"), BarColumn(),
-            TextColumn("loss {task.fields[loss]}  retrieval {task.fields[retrieval]}"), TimeElapsedColumn(),
+            TextColumn("{task.fields[stage]}"),
+            BarColumn(),
+            TextColumn("loss {task.fields[loss]}  retrieval {task.fields[retrieval]}"),
+            TimeElapsedColumn(),
             console=errors,
-        )  # fmt: skip
+        )
         self._task = self._bar.add_task("", total=None, stage="", loss="-", retrieval="-")
         self._bar.start()
         return self
@@ -225,13 +232,24 @@ def _finish(out: Path, fitted: Fitted, lessons: Lessons, source: str, used: str,
     version = write_checkpoint(out, fitted.network, card_of(fitted, source, used))
     shutil.rmtree(out / _STATE, ignore_errors=True)
     if as_json:
-        print_json({
-            "version": version, "folder": str(out), "windows": len(lessons.windows), "training": fitted.training,
-            "validation": fitted.validation, "epochs": fitted.epochs, "best_epoch": fitted.best_epoch,
-            "retrieval_before": fitted.before, "retrieval": fitted.retrieval, "directions": fitted.directions,
-            "found_before": fitted.found_before, "found": fitted.found,
-            "contributions": fitted.contributions, "cpu_seconds": fitted.cpu_seconds,
-        })  # fmt: skip
+        print_json(
+            {
+                "version": version,
+                "folder": str(out),
+                "windows": len(lessons.windows),
+                "training": fitted.training,
+                "validation": fitted.validation,
+                "epochs": fitted.epochs,
+                "best_epoch": fitted.best_epoch,
+                "retrieval_before": fitted.before,
+                "retrieval": fitted.retrieval,
+                "directions": fitted.directions,
+                "found_before": fitted.found_before,
+                "found": fitted.found,
+                "contributions": fitted.contributions,
+                "cpu_seconds": fitted.cpu_seconds,
+            }
+        )
         return
     console.print(
         f"{version}: retrieval on {fitted.validation} later windows {fitted.before:.3f} -> {fitted.retrieval:.3f} "

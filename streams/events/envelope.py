@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from streams.events.types import Modality, Reason, Rejection
-from streams.settings import WindowSettings
 
 Headers = Sequence[tuple[str, bytes | None]]
 
@@ -181,30 +180,3 @@ def fallback_time(headers: Headers, timestamp_ms: int | None) -> int:
     if timestamp_ms is None or timestamp_ms < 0:  # Kafka says "no timestamp" with -1
         raise Rejection(Reason.NO_TIME, "no time in the payload, no time header and no record timestamp")
     return timestamp_ms
-
-
-class TimeGuard:
-    """Refuses events whose clock cannot be right, before they move anything.
-
-    `now_ms` is our clock (epoch ms); only the upper bound depends on it.
-    """
-
-    def __init__(self, settings: WindowSettings, now_ms: Callable[[], int]) -> None:
-        self._low = settings.oldest_event_ms
-        self._skew = settings.max_clock_skew_ms
-        self._now_ms = now_ms
-
-    def bounds(self) -> tuple[int, int]:
-        """First and last event time (epoch ms) that are acceptable now."""
-        return self._low, self._now_ms() + self._skew
-
-    def check(self, time_ms: int) -> None:
-        """Raises CLOCK_AHEAD or CLOCK_BEHIND for an event time outside `bounds`."""
-        low, high = self.bounds()
-        if time_ms > high:
-            detail = f"{format_ms(time_ms)} is more than {self._skew} ms ahead of our clock (max_clock_skew_ms)"
-            raise Rejection(Reason.CLOCK_AHEAD, detail)
-        if time_ms < low:
-            hint = "; it may be in seconds, milliseconds are expected" if low <= time_ms * 1000 <= high else ""
-            detail = f"{format_ms(time_ms)} is before {format_ms(low)} (oldest_event_ms){hint}"
-            raise Rejection(Reason.CLOCK_BEHIND, detail)

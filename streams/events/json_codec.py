@@ -17,16 +17,13 @@ from typing import Annotated, Any, NoReturn
 import msgspec
 from msgspec import Meta
 
-from streams.events.audio import ClipDecoder
 from streams.events.envelope import (
     MAX_MS,
     MIN_MS,
     Headers,
-    TimeGuard,
     check_modality,
     content_type,
     datetime_ms,
-    decode_key,
     fallback_time,
     has_control,
     shown,
@@ -34,8 +31,6 @@ from streams.events.envelope import (
 )
 from streams.events.senml import read_pack
 from streams.events.types import Caption, Modality, Reading, Reason, Rejection
-
-__all__ = ["ClipDecoder", "TimeGuard", "decode_caption", "decode_key", "decode_reading", "decode_readings"]
 
 MAX_READINGS_BYTES = 1024 * 1024  # one record, packs and arrays included: what a Kafka broker takes by default
 MAX_CAPTION_BYTES = 4 * 1024 * 1024

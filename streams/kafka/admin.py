@@ -13,14 +13,15 @@ from dataclasses import dataclass, field
 from aiokafka.admin import NewTopic
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 
+from streams.errors import DependencyError
+from streams.events.topics import INPUTS
 from streams.kafka.clients import open_admin
 from streams.settings import Settings
 
 _KNOWN_WITHIN_S = 30.0
-INPUTS = ("sensor-readings", "audio-clips", "captions")
 
 
-class TopicsError(Exception):
+class TopicsError(DependencyError):
     """Topics that are missing or do not fit; the message names the command that mends it."""
 
 

@@ -13,13 +13,14 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
+from streams.errors import DependencyError
 from streams.kafka.embedded import running_bootstrap
 from streams.settings import Settings
 
 _REQUEST_TIMEOUT_MS = 40_000
 
 
-class KafkaUnreachable(Exception):
+class KafkaUnreachable(DependencyError):
     """No broker answers; the message names the command that mends it."""
 
 

@@ -25,7 +25,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from streams.kafka.ledger import OffsetLedger
-from streams.pipeline.ingest import InputProgress
+from streams.kafka.progress import InputProgress
 
 _LEAVING_COMMIT_S = 3.0
 _logger = logging.getLogger(__name__)

@@ -9,8 +9,7 @@ from typing import Any
 from streams.events.dead_letter import Letter, parse_letter, retry_record, unique_letters
 from streams.events.envelope import format_ms
 from streams.kafka.clients import find_bootstrap, new_producer
-from streams.kafka.reader import read_all
-from streams.pipeline.ingest import raw_record
+from streams.kafka.reader import raw_record, read_all
 from streams.serving.queries import QueryError
 from streams.settings import Settings
 

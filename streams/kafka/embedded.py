@@ -27,6 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from streams.errors import DependencyError
 from streams.kafka import jvm_watchdog as broker_watch
 from streams.kafka.jars import JarError, class_path, deploy_file, fetch, read_pins, wrong_jars
 from streams.kafka.jars import cache_folder as _cache_folder
@@ -43,7 +44,7 @@ _PORTS = range(20_000, 32_000)
 _logger = logging.getLogger(__name__)
 
 
-class BrokerError(Exception):
+class BrokerError(DependencyError):
     """The embedded Kafka cannot start or has died; one line, with the command that mends it."""
 
 

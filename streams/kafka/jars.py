@@ -25,6 +25,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from streams.errors import DependencyError
+
 KAFKA_VERSION = "4.3.1"
 # kafka-clients by name: without it the resolver picks an older one, which does not start beside this broker.
 ROOTS = (
@@ -36,7 +38,7 @@ MEND = "sensorium broker --fetch-only"
 _PARALLEL = 4
 
 
-class JarError(Exception):
+class JarError(DependencyError):
     """Jars that are missing, differ from their pins or cannot be fetched; one line, with the command that mends it."""
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
+from streams.events.types import RawRecord
 from streams.kafka.clients import new_consumer
 from streams.settings import Settings
 
@@ -77,3 +79,18 @@ async def follow(
                 yield records
     finally:
         await consumer.stop()
+
+
+def raw_record(record: Any) -> RawRecord:
+    """An aiokafka record (or a `RawRecord`) as ours."""
+    if isinstance(record, RawRecord):
+        return record
+    return RawRecord(
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        timestamp_ms=record.timestamp,
+        key=record.key,
+        value=record.value,
+        headers=tuple(record.headers or ()),
+    )

@@ -19,10 +19,10 @@ import structlog
 
 from models.interface import WindowInput, WindowModel, WindowVectors
 from streams.drift.types import Observation
+from streams.events.topics import TOPICS
 from streams.events.types import MODALITIES
 from streams.kafka.ledger import OffsetLedger
 from streams.metrics import Metrics
-from streams.pipeline.ingest import TOPICS
 from streams.pipeline.payload import bookkeeping, channel_stats, mask_of, payload_of, window_input
 from streams.pipeline.publisher import Announcer
 from streams.pipeline.recovery import Restorer

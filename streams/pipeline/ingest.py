@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
+from streams.events.audio import ClipDecoder
+from streams.events.clock_guard import TimeGuard
 from streams.events.dead_letter import dead_letter, late_letter
-from streams.events.json_codec import (
-    ClipDecoder,
-    TimeGuard,
-    decode_caption,
-    decode_key,
-    decode_reading,
-    decode_readings,
-)
-from streams.events.types import MODALITIES, Event, Modality, RawRecord, Reason, Rejection
+from streams.events.envelope import decode_key
+from streams.events.json_codec import decode_caption, decode_reading, decode_readings
+from streams.events.topics import TOPICS
+from streams.events.types import MODALITIES, Event, Modality, Reason, Rejection
 from streams.kafka.ledger import OffsetLedger
 from streams.kafka.producer import Outputs
+from streams.kafka.progress import InputProgress
+from streams.kafka.reader import raw_record
 from streams.metrics import Metrics
 from streams.pipeline.recovery import Restorer
 from streams.pipeline.state import Partition
@@ -33,11 +31,6 @@ from streams.settings import WindowSettings
 from streams.windows.types import Late, Output, Record, WindowConfig
 
 log = structlog.get_logger(__name__)
-TOPICS: dict[Modality, str] = {
-    Modality.SENSOR: "sensor-readings",
-    Modality.AUDIO: "audio-clips",
-    Modality.CAPTION: "captions",
-}
 _OUTPUTS_AT_ONCE = 256  # fired before the queue and the event loop get their turn
 _LETTERS_AT_ONCE = 32  # awaiting their acknowledgement
 _CLIPS_AT_ONCE = 16  # clips decoded before they are windowed: bounds memory and keeps windows moving
@@ -55,16 +48,6 @@ def window_config(settings: WindowSettings) -> WindowConfig:
         idle_timeout_ms=settings.idle_timeout_ms,
         max_drift_ms=settings.max_drift_ms,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class InputProgress:
-    """Where the consumer stands in one partition, as the broker last confirmed."""
-
-    position: int  # next offset to be fetched
-    highwater: int | None
-    polled_ms_ago: int | None  # since the broker last answered for this partition
-    delivered: int | None = None  # one past the last record handed on; None: not known
 
 
 class Intake:
@@ -302,8 +285,14 @@ class Intake:
         """Dead letters: acknowledged first, released then."""
 
         async def one(record: Any, rejection: Rejection) -> None:
-            log.warning("dead letter", topic=tp[0], partition=tp[1], offset=record.offset, reason=rejection.reason,
-                        detail=rejection.detail)  # fmt: skip
+            log.warning(
+                "dead letter",
+                topic=tp[0],
+                partition=tp[1],
+                offset=record.offset,
+                reason=rejection.reason,
+                detail=rejection.detail,
+            )
             key, value, headers = dead_letter(raw_record(record), rejection, stage="decode")
             await self._outputs.send("dead-letters", value, key=key, headers=headers)
             self._metrics.events.labels(tp[0], rejection.reason.value).inc()
@@ -332,18 +321,3 @@ class Intake:
         for start in range(0, len(letters), _LETTERS_AT_ONCE):
             if not partition.revoked:
                 await asyncio.gather(*(one(*letter) for letter in letters[start : start + _LETTERS_AT_ONCE]))
-
-
-def raw_record(record: Any) -> RawRecord:
-    """An aiokafka record (or a `RawRecord`) as ours."""
-    if isinstance(record, RawRecord):
-        return record
-    return RawRecord(
-        topic=record.topic,
-        partition=record.partition,
-        offset=record.offset,
-        timestamp_ms=record.timestamp,
-        key=record.key,
-        value=record.value,
-        headers=tuple(record.headers or ()),
-    )

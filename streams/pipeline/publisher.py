@@ -10,10 +10,10 @@ import msgspec
 import structlog
 
 from streams.events.dead_letter import dead_letter
+from streams.events.topics import TOPICS
 from streams.events.types import MODALITIES, CloudEvent, IncidentEvent, RawRecord, Reason, Rejection
 from streams.kafka.producer import Outputs
 from streams.metrics import Metrics
-from streams.pipeline.ingest import TOPICS
 from streams.pipeline.payload import window_record
 from streams.windows.types import Fired, Silent
 

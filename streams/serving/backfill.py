@@ -19,14 +19,16 @@ from aiokafka.structs import OffsetAndMetadata
 
 from streams.drift import DriftConfig
 from streams.events.audio import ClipDecoder
+from streams.events.topics import TOPICS
 from streams.events.types import MODALITIES, Modality
 from streams.kafka.clients import cluster_id, new_consumer, open_admin
 from streams.kafka.ledger import OffsetLedger
 from streams.kafka.producer import Headers, Outputs
+from streams.kafka.progress import InputProgress
 from streams.kafka.reader import partitions_of
 from streams.metrics import Metrics
 from streams.pipeline.inference import Inference
-from streams.pipeline.ingest import TOPICS, InputProgress, Intake
+from streams.pipeline.ingest import Intake
 from streams.pipeline.publisher import Announcer
 from streams.pipeline.recovery import Restorer
 from streams.pipeline.state import Partition
@@ -111,19 +113,36 @@ class Backfill:
         self._announcer = _Mute(silence, metrics)
         queue: asyncio.Queue[tuple[Partition, Output]] = asyncio.Queue(maxsize=256)
         restorer = Restorer(
-            self.store, DriftConfig.from_settings(settings), model=self.version.name,
-            size_ms=settings.window.size_ms, origin=origin,
-        )  # fmt: skip
+            self.store,
+            DriftConfig.from_settings(settings),
+            model=self.version.name,
+            size_ms=settings.window.size_ms,
+            origin=origin,
+        )
         self._intake = Intake(
-            settings.window, ledger=self._ledger, outputs=silence, queue=queue, restorer=restorer, clips=clips,
-            metrics=metrics, now_ms=lambda: int(time.time() * 1000), topic=settings.topic,
-        )  # fmt: skip
+            settings.window,
+            ledger=self._ledger,
+            outputs=silence,
+            queue=queue,
+            restorer=restorer,
+            clips=clips,
+            metrics=metrics,
+            now_ms=lambda: int(time.time() * 1000),
+            topic=settings.topic,
+        )
         self._inference = Inference(
-            queue=queue, model=self.version.model, store=self.store, restorer=restorer,
-            announcer=self._announcer, ledger=self._ledger,
-            metrics=metrics, origin=origin, topic=settings.topic, batch_windows=settings.batch_windows,
+            queue=queue,
+            model=self.version.model,
+            store=self.store,
+            restorer=restorer,
+            announcer=self._announcer,
+            ledger=self._ledger,
+            metrics=metrics,
+            origin=origin,
+            topic=settings.topic,
+            batch_windows=settings.batch_windows,
             batch_wait_ms=settings.batch_wait_ms,
-        )  # fmt: skip
+        )
         await self._begin()
 
     async def _begin(self) -> None:

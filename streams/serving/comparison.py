@@ -75,11 +75,15 @@ async def compare(
         scores = [row["score"] for row in held if row["score"] is not None]
         sides.append(
             Side(
-                version=name, windows=sum(count.values()), streams=len(count),
-                text_precision=_mean(precision), incidents=len(found),
-                in_alarm=_mean([float(row["status"] == "alarm") for row in held]), mean_score=_mean(scores),
+                version=name,
+                windows=sum(count.values()),
+                streams=len(count),
+                text_precision=_mean(precision),
+                incidents=len(found),
+                in_alarm=_mean([float(row["status"] == "alarm") for row in held]),
+                mean_score=_mean(scores),
             )
-        )  # fmt: skip
+        )
     same = [float(old_by_key[key]["status"] == new_by_key[key]["status"]) for key in shared]
     notes = [] if shared else ["no window is held by both among the newest: nothing was compared"]
     return Comparison(

@@ -48,10 +48,15 @@ class Promotion:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "version": self.version, "was": self.was, "switched": self.switched, "records": self.records,
-            "windows": self.windows, "seconds": round(self.seconds, 1), "workers": self.workers,
+            "version": self.version,
+            "was": self.was,
+            "switched": self.switched,
+            "records": self.records,
+            "windows": self.windows,
+            "seconds": round(self.seconds, 1),
+            "workers": self.workers,
             "report": self.report.to_json(),
-        }  # fmt: skip
+        }
 
 
 Tell = Callable[[str, int, int], None]  # step, done, of

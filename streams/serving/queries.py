@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.interface import WindowModel
+from streams.errors import DataError
 from streams.events.types import MODALITIES
 from streams.store.base import Filter, Hit, Point, VectorStore
 
 Row = dict[str, Any]
 
 
-class QueryError(Exception):
+class QueryError(DataError):
     """A question that cannot be answered; the message says why and what would mend it."""
 
 

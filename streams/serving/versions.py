@@ -19,6 +19,7 @@ from uuid import uuid4
 import structlog
 
 from models.interface import WindowModel
+from streams.errors import DataError
 from streams.settings import Settings
 from streams.store import open_shelf
 from streams.store.base import Filter, Point, StoreError, VectorStore
@@ -28,7 +29,7 @@ log = structlog.get_logger(__name__)
 _COPY_AT_ONCE = 256
 
 
-class VersionError(Exception):
+class VersionError(DataError):
     """A version that cannot be had, or must not be touched; the message names the command that mends it."""
 
 
@@ -149,8 +150,9 @@ async def load_version(
     if configured is not None:
         log.warning(
             "the settings name another model than the one that serves; change it with: sensorium model promote",
-            serves=name, settings=configured.version,
-        )  # fmt: skip
+            serves=name,
+            settings=configured.version,
+        )
     model = await asyncio.to_thread(Registry(settings.state).load, name)
     return version_of(settings, model, shelf, aliases)
 
@@ -217,10 +219,13 @@ async def describe(settings: Settings) -> list[dict[str, Any]]:
                     log.debug("not counted", version=name, error=str(error))
             rows.append(
                 {
-                    "version": name, "role": role, "folder": None if folder is None else str(folder),
-                    "collection": aliases.homes.get(name), "windows": windows,
+                    "version": name,
+                    "role": role,
+                    "folder": None if folder is None else str(folder),
+                    "collection": aliases.homes.get(name),
+                    "windows": windows,
                 }
-            )  # fmt: skip
+            )
     return rows
 
 

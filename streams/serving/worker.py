@@ -22,15 +22,17 @@ import structlog
 from models.interface import WindowModel
 from streams.drift import DriftConfig
 from streams.events.audio import ClipDecoder
+from streams.events.topics import TOPICS
 from streams.events.types import MODALITIES, Modality
 from streams.kafka.admin import check_topics, describe_topics
 from streams.kafka.clients import client_options, cluster_id, new_producer, ssl_context
 from streams.kafka.consumer import Batch, BatchApp
 from streams.kafka.ledger import OffsetLedger
 from streams.kafka.producer import KafkaOutputs
+from streams.kafka.progress import InputProgress
 from streams.metrics import Metrics
 from streams.pipeline.inference import Inference
-from streams.pipeline.ingest import TOPICS, InputProgress, Intake
+from streams.pipeline.ingest import Intake
 from streams.pipeline.publisher import Announcer
 from streams.pipeline.recovery import Restorer
 from streams.pipeline.state import Partition
@@ -53,9 +55,14 @@ class Worker:
     """Consumes the three inputs until told to stop. Not started yet: use `async with`."""
 
     def __init__(
-        self, settings: Settings, bootstrap: str, *, board: Board | None = None, metrics: Metrics | None = None,
+        self,
+        settings: Settings,
+        bootstrap: str,
+        *,
+        board: Board | None = None,
+        metrics: Metrics | None = None,
         version: Version | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """`version`: the model version to run; None: the one that serves."""
         self.settings = settings
         self.bootstrap = bootstrap

@@ -17,12 +17,12 @@ from models.training.own_stream import StreamWindow
 from streams.events.audio import ClipDecoder
 from streams.events.envelope import decode_key
 from streams.events.json_codec import decode_caption, decode_readings
+from streams.events.topics import TOPICS
 from streams.events.types import MODALITIES, Event, Modality, Reason, Rejection
 from streams.kafka.reader import read_all
-from streams.pipeline.ingest import TOPICS
 from streams.settings import AudioSettings, Settings
 from streams.sources.recording import Recording
-from streams.windows.types import Pane
+from streams.windows.pane import Pane
 
 _MODALITY = {topic: modality for modality, topic in TOPICS.items()}
 Raw = tuple[str, bytes | None, bytes | None, Sequence[tuple[str, bytes]], int | None]  # topic, key, value, headers, ms

@@ -15,8 +15,9 @@ from pathlib import Path
 from models.interface import WindowInput
 from streams.events.audio import ClipDecoder
 from streams.events.json_codec import decode_caption, decode_readings
+from streams.events.topics import TOPICS
 from streams.events.types import MODALITIES, Event, Modality, Rejection
-from streams.pipeline.ingest import TOPICS, window_config
+from streams.pipeline.ingest import window_config
 from streams.settings import AudioSettings, WindowSettings
 from streams.sources.recording import Label, Message, Recording, time_ms_of
 from streams.windows.operator import PartitionWindows

@@ -24,9 +24,17 @@ _STEP_MS = 250
 
 
 async def feed(
-    settings: Settings, bootstrap: str, stop: asyncio.Event, *, streams: int, seed: int = 7, speed: float = 1.0,
-    seconds: float | None = None, history_s: float = 0.0, noise: float = 1.0,
-) -> int:  # fmt: skip
+    settings: Settings,
+    bootstrap: str,
+    stop: asyncio.Event,
+    *,
+    streams: int,
+    seed: int = 7,
+    speed: float = 1.0,
+    seconds: float | None = None,
+    history_s: float = 0.0,
+    noise: float = 1.0,
+) -> int:
     """Run a plant in real time (times `speed`) until `stop`, or for `seconds` of event time; returns events sent.
 
     `history_s`: how much of its past is sent first, at once; faults begin after it.
@@ -36,9 +44,13 @@ async def feed(
     first_ms = now_ms + _FIRST_FAULT_MS
     end_ms = now_ms + (_FOREVER_MS if seconds is None else int(seconds * 1000))
     faults = plan_faults(
-        first_ms, min(end_ms, first_ms + 86_400_000), seed=seed, streams=streams,
-        every_ms=_FAULT_EVERY_MS, lasts_ms=_FAULT_LASTS_MS,
-    )  # fmt: skip
+        first_ms,
+        min(end_ms, first_ms + 86_400_000),
+        seed=seed,
+        streams=streams,
+        every_ms=_FAULT_EVERY_MS,
+        lasts_ms=_FAULT_LASTS_MS,
+    )
     plant = Plant(streams, seed, faults, noise)
     producer = new_producer(settings, bootstrap, linger_ms=10)
     sent = 0

@@ -27,6 +27,8 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from streams.errors import DataError
+
 _CLAIM_BYTES = 524_288  # above this a clip travels as a claim check
 _CACHE_BYTES = 33_554_432  # of clips, for recordings that use one many times
 _BLOCK_BYTES = 65_536  # read from a file at a time
@@ -38,7 +40,7 @@ _JSON = ("content-type", b"application/json")
 _encode = msgspec.json.Encoder().encode
 
 
-class RecordingError(Exception):
+class RecordingError(DataError):
     """A folder that is no recording; names file and line, and what would mend it."""
 
 

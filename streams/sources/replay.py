@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from streams.events.envelope import format_ms
+from streams.events.topics import INPUTS
 from streams.events.types import CloudEvent, IncidentEvent, WindowRecord
-from streams.kafka.admin import INPUTS, check_topics, describe_topics
+from streams.kafka.admin import check_topics, describe_topics
 from streams.kafka.clients import new_producer, open_admin
-from streams.kafka.reader import end_offsets, follow, read_all
-from streams.pipeline.ingest import raw_record
+from streams.kafka.reader import end_offsets, follow, raw_record, read_all
 from streams.settings import Settings
 from streams.sources.reconciliation import Account
 from streams.sources.recording import Message, Recording

@@ -72,7 +72,9 @@ class Fault:
 
 MACHINES = (
     Machine(
-        "feed-pump", 49.0, 140.0,
+        "feed-pump",
+        49.0,
+        140.0,
         (
             Channel("flow", "m3/h", 120.0, 4.0, 0.8, -28.0),
             Channel("pressure", "bar", 6.2, 0.15, 0.03, -0.9),
@@ -85,7 +87,9 @@ MACHINES = (
         "grinding",
     ),
     Machine(
-        "compressor", 74.0, 90.0,
+        "compressor",
+        74.0,
+        90.0,
         (
             Channel("discharge.pressure", "bar", 8.4, 0.25, 0.04, -1.6),
             Channel("oil.temperature", "Cel", 71.0, 1.0, 0.15, 13.0),
@@ -97,7 +101,9 @@ MACHINES = (
         "knocking",
     ),
     Machine(
-        "conveyor", 23.0, 60.0,
+        "conveyor",
+        23.0,
+        60.0,
         (
             Channel("belt.speed", "m/s", 1.6, 0.02, 0.005, -0.5),
             Channel("motor.current", "A", 17.0, 0.8, 0.2, 7.0),
@@ -109,7 +115,9 @@ MACHINES = (
         "squeal",
     ),
     Machine(
-        "furnace-fan", 97.0, 200.0,
+        "furnace-fan",
+        97.0,
+        200.0,
         (
             Channel("air.flow", "m3/h", 5400.0, 120.0, 25.0, -1300.0),
             Channel("vibration", "mm/s", 1.6, 0.08, 0.05, 4.0),
@@ -121,7 +129,9 @@ MACHINES = (
         "rattle",
     ),
     Machine(
-        "cooling-loop", 61.0, 170.0,
+        "cooling-loop",
+        61.0,
+        170.0,
         (
             Channel("supply.temperature", "Cel", 18.0, 0.3, 0.05, 6.0),
             Channel("return.temperature", "Cel", 24.0, 0.4, 0.06, 8.0),
@@ -133,7 +143,9 @@ MACHINES = (
         "hiss",
     ),
     Machine(
-        "generator", 50.0, 240.0,
+        "generator",
+        50.0,
+        240.0,
         (
             Channel("voltage", "V", 400.0, 1.5, 0.5, -24.0),
             Channel("frequency", "Hz", 50.0, 0.02, 0.008, -0.7),
@@ -145,7 +157,7 @@ MACHINES = (
         ("generator surging, voltage unsteady", "smell of hot insulation at the generator"),
         "surging",
     ),
-)  # fmt: skip
+)
 
 
 @dataclass(slots=True)
@@ -263,9 +275,14 @@ def machines(streams: int) -> tuple[Machine, ...]:
 
 
 def plan_faults(
-    from_ms: int, to_ms: int, *, seed: int = 7, streams: int = len(MACHINES), every_ms: int = 150_000,
+    from_ms: int,
+    to_ms: int,
+    *,
+    seed: int = 7,
+    streams: int = len(MACHINES),
+    every_ms: int = 150_000,
     lasts_ms: int = 75_000,
-) -> list[Fault]:  # fmt: skip
+) -> list[Fault]:
     """One machine after another goes wrong: the first at `from_ms`, in everything; then also in one modality only."""
     rng = np.random.default_rng((seed, 99))
     order = rng.permutation(streams)

@@ -14,12 +14,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from streams.errors import DependencyError
+
 Vector = NDArray[np.float32]  # shape (DIM,), unit length
 VECTOR_NAMES = ("joint", "sensor", "audio", "caption")
 DIM = 256
 
 
-class StoreError(Exception):
+class StoreError(DependencyError):
     """Base of everything a store raises."""
 
 
@@ -101,14 +103,26 @@ class VectorStore(Protocol):
         ...
 
     def scroll(
-        self, where: Filter, *, vectors: bool = False, descending: bool = False, limit: int | None = None,
+        self,
+        where: Filter,
+        *,
+        vectors: bool = False,
+        descending: bool = False,
+        limit: int | None = None,
         page: int = 256,
     ) -> AsyncIterator[Point]:
         """Points that match, by (`start`, id) ascending or descending, at most `limit`."""
         ...
 
-    async def search(self, vector: Vector, *, using: str = "joint", where: Filter | None = None, limit: int = 10,
-                     vectors: bool = False) -> list[Hit]:
+    async def search(
+        self,
+        vector: Vector,
+        *,
+        using: str = "joint",
+        where: Filter | None = None,
+        limit: int = 10,
+        vectors: bool = False,
+    ) -> list[Hit]:
         """Nearest points by cosine on the named vector, best first; points without that vector do not match."""
         ...
 

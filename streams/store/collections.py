@@ -237,9 +237,7 @@ class ServerShelf:
         steps: list[Any] = []
         for name, target in aliases.items():
             if name in known:
-                steps.append(
-                    models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=prefix + name))
-                )
+                steps.append(models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=prefix + name)))
             create = models.CreateAlias(collection_name=target, alias_name=prefix + name)
             steps.append(models.CreateAliasOperation(create_alias=create))
         await self._base.call(lambda: self._client.update_collection_aliases(steps))

@@ -84,9 +84,14 @@ class EdgeStore:
         return [found[id] for id in ids if id in found]
 
     async def scroll(
-        self, where: Filter, *, vectors: bool = False, descending: bool = False, limit: int | None = None,
+        self,
+        where: Filter,
+        *,
+        vectors: bool = False,
+        descending: bool = False,
+        limit: int | None = None,
         page: int = 256,
-    ) -> AsyncIterator[Point]:  # fmt: skip
+    ) -> AsyncIterator[Point]:
         """By (`start`, id). A page that ends among points of one start is completed before it is handed on."""
         left, after = limit, None
         while left is None or left > 0:
@@ -101,9 +106,14 @@ class EdgeStore:
                 return
 
     async def search(
-        self, vector: Vector, *, using: str = "joint", where: Filter | None = None, limit: int = 10,
+        self,
+        vector: Vector,
+        *,
+        using: str = "joint",
+        where: Filter | None = None,
+        limit: int = 10,
         vectors: bool = False,
-    ) -> list[Hit]:  # fmt: skip
+    ) -> list[Hit]:
         request = qe.QueryRequest(
             limit=limit,
             query=qe.Query.Nearest(np.asarray(vector, dtype=np.float32).tolist(), using),

@@ -44,9 +44,14 @@ class PatientStore:
         return await self._patiently(lambda: self._store.get(ids, vectors=vectors))
 
     async def scroll(
-        self, where: Filter, *, vectors: bool = False, descending: bool = False, limit: int | None = None,
+        self,
+        where: Filter,
+        *,
+        vectors: bool = False,
+        descending: bool = False,
+        limit: int | None = None,
         page: int = 256,
-    ) -> AsyncIterator[Point]:  # fmt: skip
+    ) -> AsyncIterator[Point]:
         """An interrupted scroll begins again and leaves out what it has given already."""
         given: set[str] = set()
         attempt = 0
@@ -66,9 +71,14 @@ class PatientStore:
                 return
 
     async def search(
-        self, vector: Vector, *, using: str = "joint", where: Filter | None = None, limit: int = 10,
+        self,
+        vector: Vector,
+        *,
+        using: str = "joint",
+        where: Filter | None = None,
+        limit: int = 10,
         vectors: bool = False,
-    ) -> list[Hit]:  # fmt: skip
+    ) -> list[Hit]:
         return await self._patiently(
             lambda: self._store.search(vector, using=using, where=where, limit=limit, vectors=vectors)
         )

@@ -78,9 +78,13 @@ class ServerStore:
     def beside(self, collection: str) -> ServerStore:
         """Another collection of the same server, not open yet."""
         return ServerStore(
-            self.url, collection=collection, grpc_port=self._grpc_port, api_key=self._api_key, shards=self._shards,
+            self.url,
+            collection=collection,
+            grpc_port=self._grpc_port,
+            api_key=self._api_key,
+            shards=self._shards,
             replicas=self._replicas,
-        )  # fmt: skip
+        )
 
     def new_client(self) -> AsyncQdrantClient:
         """A client of this server; whoever asks for it closes it."""
@@ -151,9 +155,7 @@ class ServerStore:
     async def set_payload(self, id: str | Sequence[str], values: Mapping[str, Any]) -> None:
         ids: list[Any] = [id] if isinstance(id, str) else list(id)
         if ids:
-            await self._call(
-                lambda: self._qdrant.set_payload(self.collection, dict(values), points=ids, wait=True)
-            )
+            await self._call(lambda: self._qdrant.set_payload(self.collection, dict(values), points=ids, wait=True))
 
     async def get(self, ids: Sequence[str], *, vectors: bool = False) -> list[Point]:
         if not ids:
@@ -165,9 +167,14 @@ class ServerStore:
         return [found[id] for id in ids if id in found]
 
     async def scroll(
-        self, where: Filter, *, vectors: bool = False, descending: bool = False, limit: int | None = None,
+        self,
+        where: Filter,
+        *,
+        vectors: bool = False,
+        descending: bool = False,
+        limit: int | None = None,
         page: int = 256,
-    ) -> AsyncIterator[Point]:  # fmt: skip
+    ) -> AsyncIterator[Point]:
         """By (`start`, id). A page that ends among points of one start is completed before it is handed on."""
         left, after = limit, None
         while left is None or left > 0:
@@ -221,9 +228,14 @@ class ServerStore:
                 return points
 
     async def search(
-        self, vector: Vector, *, using: str = "joint", where: Filter | None = None, limit: int = 10,
+        self,
+        vector: Vector,
+        *,
+        using: str = "joint",
+        where: Filter | None = None,
+        limit: int = 10,
         vectors: bool = False,
-    ) -> list[Hit]:  # fmt: skip
+    ) -> list[Hit]:
         response = await self._call(
             lambda: self._qdrant.query_points(
                 self.collection,
@@ -248,9 +260,7 @@ class ServerStore:
         return {str(hit.value): int(hit.count) for hit in sorted(response.hits, key=lambda hit: str(hit.value))}
 
     async def count(self, where: Filter | None = None) -> int:
-        counted = await self._call(
-            lambda: self._qdrant.count(self.collection, count_filter=_filter(where), exact=True)
-        )
+        counted = await self._call(lambda: self._qdrant.count(self.collection, count_filter=_filter(where), exact=True))
         return int(counted.count)
 
     async def delete_before(self, end_ms: int) -> int:

@@ -17,19 +17,9 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from streams.events.types import MODALITIES
+from streams.windows.pane import Pane
 from streams.windows.stream import FAR_AHEAD, LONG_AGO, StreamWindows
-from streams.windows.types import (
-    Finished,
-    Fired,
-    Late,
-    Output,
-    Pane,
-    Record,
-    Silent,
-    StoredWindow,
-    WindowConfig,
-    window_id,
-)
+from streams.windows.types import Finished, Fired, Late, Output, Record, Silent, StoredWindow, WindowConfig, window_id
 
 __all__ = [
     "Finished",
@@ -115,9 +105,7 @@ class PartitionWindows:
             stream.final_before_ms = self._forgotten.pop(name, LONG_AGO)
         return stream
 
-    def _find_pane(
-        self, stream: StreamWindows, modality: int, record: Record, unresolved: list[Record]
-    ) -> Pane | None:
+    def _find_pane(self, stream: StreamWindows, modality: int, record: Record, unresolved: list[Record]) -> Pane | None:
         """The slow path: a new pane, one that has fired, one that was final before us, or one that is final now."""
         hop, clock = self.config.hop_ms, self._idle_clock_ms
         start = record.event.time_ms - record.event.time_ms % hop

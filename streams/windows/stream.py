@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from streams.events.types import MODALITIES
-from streams.windows.types import Finished, Fired, Output, Pane, StoredWindow, WindowConfig
+from streams.windows.pane import Pane
+from streams.windows.types import Finished, Fired, Output, StoredWindow, WindowConfig
 
 LONG_AGO = -(1 << 62)
 FAR_AHEAD = 1 << 62
@@ -18,10 +19,26 @@ class StreamWindows:
     """Panes are `open` until a window that holds them has fired, then `fired` until their home window is final."""
 
     __slots__ = (
-        "closed_ms", "config", "due_ms", "final_before_ms", "fired", "firings", "heard_at_ms", "is_past", "name",
-        "newest_ms", "open", "pending", "quiet_at_ms", "sealed_before_ms", "silent", "stored", "touched", "wake_ms",
+        "closed_ms",
+        "config",
+        "due_ms",
+        "final_before_ms",
+        "fired",
+        "firings",
+        "heard_at_ms",
+        "is_past",
+        "name",
+        "newest_ms",
+        "open",
+        "pending",
+        "quiet_at_ms",
+        "sealed_before_ms",
+        "silent",
+        "stored",
+        "touched",
+        "wake_ms",
         "watermark_ms",
-    )  # fmt: skip
+    )
 
     def __init__(self, name: str, config: WindowConfig, sealed_before_ms: int | None) -> None:
         self.name = name

@@ -186,7 +186,8 @@ async def bare(settings: Settings, messages: int, *, minimal: bool = False) -> d
     """aiokafka alone."""
     import msgspec
 
-    from streams.events.json_codec import decode_key, decode_reading, decode_readings
+    from streams.events.envelope import decode_key
+    from streams.events.json_codec import decode_reading, decode_readings
     from streams.kafka.clients import new_consumer
 
     class Row(msgspec.Struct):

@@ -60,10 +60,16 @@ def make_points(streams: int = STREAMS, windows: int = WINDOWS) -> list[Point]:
             seen = Observation(detector.stream, id, start, end, 5, vectors, channel_stats(readings))
             verdict = detector.observe(seen)
             payload = payload_of(
-                window, revision=0, content_hash=window.content_hash(), model="bench", verdict=verdict,
-                attention={"sensor": 0.6, "caption": 0.4}, drift=detector.state.to_payload(), origin="bench",
+                window,
+                revision=0,
+                content_hash=window.content_hash(),
+                model="bench",
+                verdict=verdict,
+                attention={"sensor": 0.6, "caption": 0.4},
+                drift=detector.state.to_payload(),
+                origin="bench",
                 sealed_before_ms=None,
-            )  # fmt: skip
+            )
             points.append(Point(id, vectors, payload))
     return points
 
@@ -94,8 +100,12 @@ async def ours(folder: Path, points: Sequence[Point]) -> dict[str, float]:
         asked = cpu_s()
         for point in points[:QUERIES]:
             await store.search(point.vectors["joint"], limit=10)
-        return {"upsert_s": wrote - began, "search_s": asked - wrote, "search_all_s": cpu_s() - asked,
-                "points": await store.count()}  # fmt: skip
+        return {
+            "upsert_s": wrote - began,
+            "search_s": asked - wrote,
+            "search_all_s": cpu_s() - asked,
+            "points": await store.count(),
+        }
 
 
 def bare(folder: Path, points: Sequence[Point]) -> dict[str, float]:
@@ -106,15 +116,26 @@ def bare(folder: Path, points: Sequence[Point]) -> dict[str, float]:
         str(folder), qe.EdgeConfig(vectors={name: parameters for name in ("joint", "sensor", "audio", "caption")})
     )
     kinds = {"keyword": qe.PayloadSchemaType.Keyword, "integer": qe.PayloadSchemaType.Integer}
-    for name, kind in {"stream": "keyword", "start": "integer", "end": "integer", "incident": "keyword",
-                       "incident_step": "keyword", "model": "keyword", "bank": "keyword"}.items():  # fmt: skip
+    for name, kind in {
+        "stream": "keyword",
+        "start": "integer",
+        "end": "integer",
+        "incident": "keyword",
+        "incident_step": "keyword",
+        "model": "keyword",
+        "bank": "keyword",
+    }.items():
         shard.update(qe.UpdateOperation.create_field_index(name, kinds[kind]))
 
     def search(point: Point, where: Any) -> None:
         request = qe.QueryRequest(
-            limit=10, query=qe.Query.Nearest(point.vectors["joint"].tolist(), "joint"), filter=where,
-            with_payload=True, with_vector=False, params=qe.SearchParams(exact=True),
-        )  # fmt: skip
+            limit=10,
+            query=qe.Query.Nearest(point.vectors["joint"].tolist(), "joint"),
+            filter=where,
+            with_payload=True,
+            with_vector=False,
+            params=qe.SearchParams(exact=True),
+        )
         for hit in shard.query(request):
             hit.id, hit.score, hit.payload  # noqa: B018  # whoever asks wants to see the payload
 

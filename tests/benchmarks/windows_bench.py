@@ -149,6 +149,7 @@ def run() -> dict[str, dict[str, float]]:
             raise AssertionError(f"{name}: {counts} does not account for {len(records)} records")
         if bool(late) != bool(counts["late"]):
             raise AssertionError(f"{name}: {counts['late']} late events")
+
         def work(b: list[Sequence[Record]] = batches, s: int = size_ms, h: int = hop_ms, k: bool = ledger) -> object:
             return run_operator(b, size_ms=s, hop_ms=h, ledger=k)
 

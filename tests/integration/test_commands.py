@@ -96,9 +96,13 @@ class House:
         process = Process(
             subprocess.Popen(
                 [COMMAND, *shlex.split(line)],
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=self.folder, env=self.environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                cwd=self.folder,
+                env=self.environment,
             )
-        )  # fmt: skip
+        )
         self._running.append(process)
         return process
 
@@ -323,10 +327,12 @@ def test_health_and_metrics_tell_what_was_done(house: House, up: Process) -> Non
     assert windowed == house.live["report"]["events"]["windowed"] + 2  # and those of the README
     assert values['sensorium_windows_total{fate="new"}'] == house.live["report"]["windows"] + 1
     for name in (
-        'sensorium_stage_seconds_count{stage="embed"}', 'sensorium_stage_seconds_count{stage="store"}',
-        "sensorium_batch_windows_count", "sensorium_loop_lag_seconds",
+        'sensorium_stage_seconds_count{stage="embed"}',
+        'sensorium_stage_seconds_count{stage="store"}',
+        "sensorium_batch_windows_count",
+        "sensorium_loop_lag_seconds",
         'sensorium_lag_records{partition="0",topic="sensor-readings"}',
-    ):  # fmt: skip
+    ):
         assert name in values
 
 

@@ -13,10 +13,10 @@ import pytest
 import pytest_asyncio
 from aiokafka import TopicPartition
 
+from streams.events.topics import TOPICS
 from streams.kafka.clients import new_consumer, new_producer
 from streams.kafka.dlq import read_letters, retry_letters
 from streams.kafka.embedded import Broker
-from streams.pipeline.ingest import TOPICS
 from streams.settings import Settings
 from tests.bad_inputs import AUDIO, BAD_INPUTS
 from tests.integration.support import QUICK, service, settings_for, until

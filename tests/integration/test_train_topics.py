@@ -33,9 +33,7 @@ async def test_what_is_in_the_topics_gives_the_windows_of_the_recording(
     await producer.start()
     try:
         for m in Recording(plant_recording).messages():
-            await producer.send(
-                settings.topic(m.topic), m.value, key=m.key, headers=m.headers, timestamp_ms=m.time_ms
-            )
+            await producer.send(settings.topic(m.topic), m.value, key=m.key, headers=m.headers, timestamp_ms=m.time_ms)
         await producer.send(settings.topic("captions"), b"\xff\xfe", key=b"m", timestamp_ms=5)
     finally:
         await producer.stop()

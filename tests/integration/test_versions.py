@@ -21,11 +21,11 @@ import models
 from models.interface import WindowInput
 from streams.cli import app
 from streams.cli.common import CommandError
+from streams.events.topics import TOPICS
 from streams.events.types import WindowRecord
 from streams.kafka.clients import new_consumer, new_producer
 from streams.kafka.embedded import Broker
 from streams.kafka.reader import read_all
-from streams.pipeline.ingest import TOPICS
 from streams.serving.promotion import promote
 from streams.serving.versions import VersionError, describe, roll_back, serving_version
 from streams.settings import Settings, load_settings

@@ -342,8 +342,9 @@ def test_a_group_of_errors_is_told_by_its_first() -> None:
         common.run_async(fail())
 
 
-@pytest.mark.parametrize(("service", "level", "heard"), [(False, "info", False), (True, "info", True),
-                                                           (False, "debug", True)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("service", "level", "heard"), [(False, "info", False), (True, "info", True), (False, "debug", True)]
+)
 def test_what_libraries_say_to_themselves_is_for_a_services_log(
     service: bool, level: str, heard: bool, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,14 +16,28 @@ from streams.pipeline.status import Board
 LONG = "sound unlike anything heard here before; words unlike anything said here before; vibration 6.5, expected 2.1"
 
 
-def seen(board: Board, stream: str, end_s: int, *, status: str = "ok", score: float | None = 0.2,
-         steps: tuple[dict[str, Any], ...] = ()) -> None:  # fmt: skip
+def seen(
+    board: Board,
+    stream: str,
+    end_s: int,
+    *,
+    status: str = "ok",
+    score: float | None = 0.2,
+    steps: tuple[dict[str, Any], ...] = (),
+) -> None:
     board.see(
         {
-            "stream": stream, "home": {"sensor": 10, "audio": 1}, "steps": steps, "end": end_s * 1000, "status": status,
-            "score": score, "modalities": ["sensor", "audio"], "incident": None, "captions": ["all [bold]well[/]"],
+            "stream": stream,
+            "home": {"sensor": 10, "audio": 1},
+            "steps": steps,
+            "end": end_s * 1000,
+            "status": status,
+            "score": score,
+            "modalities": ["sensor", "audio"],
+            "incident": None,
+            "captions": ["all [bold]well[/]"],
         }
-    )  # fmt: skip
+    )
 
 
 def step(stream: str, kind: str, sequence: int, at_s: int = 60) -> dict[str, Any]:

@@ -315,8 +315,10 @@ def test_silence_is_no_reason_to_adopt() -> None:
 
 
 def test_an_incident_of_one_modality_is_not_closed_by_the_calm_of_another() -> None:
-    w = Watched().see_all(plant(i, "sensor", "caption") for i in range(60)).see_all(
-        plant(i, "caption") for i in range(60, 100)
+    w = (
+        Watched()
+        .see_all(plant(i, "sensor", "caption") for i in range(60))
+        .see_all(plant(i, "caption") for i in range(60, 100))
     )
     w.see_all(plant(i, "sensor", "caption", odd="sensor") for i in range(100, 105))
     assert w.kinds == ["opened"]
@@ -421,8 +423,16 @@ def crowded() -> Iterator[Observation]:
 
 
 STREAMS: list[Callable[[], Iterator[Observation]]] = [
-    calm, faults, ragged, adopted, slow, gaps, extremes, constants, crowded,
-]  # fmt: skip
+    calm,
+    faults,
+    ragged,
+    adopted,
+    slow,
+    gaps,
+    extremes,
+    constants,
+    crowded,
+]
 every_stream = pytest.mark.parametrize("stream", STREAMS)
 
 

@@ -17,7 +17,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from streams.events.json_codec import ClipDecoder
+from streams.events.audio import ClipDecoder
 from streams.events.types import Clip, Reason, Rejection
 from streams.events.wav import _MAX_TERM, _ODD_PHASES, _banded, _phases, read_wav, wav_samples
 from streams.settings import AudioSettings
@@ -52,11 +52,21 @@ def worst(clip: Clip, expected: NDArray[Any], margin: int = 400) -> float:
 @pytest.mark.parametrize(
     ("format", "subtype", "tolerance"),
     [
-        ("WAV", "PCM_16", 1), ("WAV", "PCM_24", 1), ("WAV", "PCM_32", 1), ("WAV", "FLOAT", 1), ("WAV", "DOUBLE", 1),
-        ("WAV", "PCM_U8", 300), ("WAVEX", "PCM_16", 1), ("WAVEX", "FLOAT", 1), ("FLAC", "PCM_16", 1),
-        ("FLAC", "PCM_24", 1), ("FLAC", "PCM_S8", 300), ("OGG", "VORBIS", 700), ("OGG", "OPUS", 1_500),
+        ("WAV", "PCM_16", 1),
+        ("WAV", "PCM_24", 1),
+        ("WAV", "PCM_32", 1),
+        ("WAV", "FLOAT", 1),
+        ("WAV", "DOUBLE", 1),
+        ("WAV", "PCM_U8", 300),
+        ("WAVEX", "PCM_16", 1),
+        ("WAVEX", "FLOAT", 1),
+        ("FLAC", "PCM_16", 1),
+        ("FLAC", "PCM_24", 1),
+        ("FLAC", "PCM_S8", 300),
+        ("OGG", "VORBIS", 700),
+        ("OGG", "OPUS", 1_500),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("channels", [1, 2])
 async def test_every_format_gives_the_sound_that_went_in(
     clips: ClipDecoder, format: str, subtype: str, tolerance: int, channels: int

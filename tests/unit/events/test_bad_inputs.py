@@ -11,8 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streams.events.audio import ClipDecoder
+from streams.events.clock_guard import TimeGuard
 from streams.events.decoder_child import ogg_checksum
-from streams.events.json_codec import ClipDecoder, TimeGuard, decode_caption, decode_key, decode_readings
+from streams.events.envelope import decode_key
+from streams.events.json_codec import decode_caption, decode_readings
 from streams.events.types import Caption, Clip, Reading, Reason, Rejection
 from streams.settings import WindowSettings
 from tests.bad_inputs import AUDIO, BAD_INPUTS, CAPTIONS, CLIPS, NOW_MS, BadInput, encode, tone, vorbis
@@ -61,11 +64,27 @@ def test_a_bad_input_is_refused_with_its_own_reason(bad: BadInput, decoders: Dec
 
 def test_the_twenty_kinds_of_the_promise_have_twenty_reasons() -> None:
     promised = [
-        "not JSON", "NaN", "a number as text", "an unknown modality", "no key", "1970", "the year 2100",
-        "a message of 60 MB", "an empty clip", "a header of 1,024 channels", "a FLAC bomb", "ADPCM in WAV",
-        "a truncated OGG", "MP3", "control characters", "a caption of 1 MB", "SenML without a base name",
-        "a unit that SenML does not know", "a claim with a wrong hash", "a claim without a file",
-    ]  # fmt: skip
+        "not JSON",
+        "NaN",
+        "a number as text",
+        "an unknown modality",
+        "no key",
+        "1970",
+        "the year 2100",
+        "a message of 60 MB",
+        "an empty clip",
+        "a header of 1,024 channels",
+        "a FLAC bomb",
+        "ADPCM in WAV",
+        "a truncated OGG",
+        "MP3",
+        "control characters",
+        "a caption of 1 MB",
+        "SenML without a base name",
+        "a unit that SenML does not know",
+        "a claim with a wrong hash",
+        "a claim without a file",
+    ]
     reasons = {bad.name: bad.reason for bad in BAD_INPUTS}
     assert len({reasons[name] for name in promised}) == len(promised) == 20
 

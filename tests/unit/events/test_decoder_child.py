@@ -14,9 +14,8 @@ import psutil
 import pytest
 
 from streams.events import audio
-from streams.events.audio import DecoderUnavailable
+from streams.events.audio import ClipDecoder, DecoderUnavailable
 from streams.events.decoder_child import ogg_checksum
-from streams.events.json_codec import ClipDecoder
 from streams.events.types import Clip, Reason, Rejection
 from streams.settings import AudioSettings
 from tests.bad_inputs import encode, tone
@@ -215,7 +214,7 @@ async def test_a_child_that_cannot_start_is_the_installations_fault_and_not_the_
 _PARENT = """
 import asyncio, sys
 sys.path.insert(0, {root!r})
-from streams.events.json_codec import ClipDecoder
+from streams.events.audio import ClipDecoder
 from streams.settings import AudioSettings
 
 async def main():

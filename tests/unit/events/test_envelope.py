@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 
 from streams.events import envelope as framing
+from streams.events.clock_guard import TimeGuard
 from streams.events.envelope import (
     MAX_MS,
     MIN_MS,
-    TimeGuard,
     check_modality,
     content_type,
     decode_key,
@@ -142,11 +142,29 @@ def test_rfc_3339_is_read(text: str, time_ms: int) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        "", "now", "2026-01-31", "2026-01-31T12:00:00", "2026-02-30T12:00:00Z", "2026-01-31T25:00:00Z",
-        "2026-01-31T12:00:61Z", "2026-01-31T12:00:00+24:00", "0000-01-01T00:00:00Z", "1e9", "１２３４",
-        None, True, [], {}, float("nan"), float("inf"), 1e20, MAX_MS + 1, MIN_MS - 1, 10**400,
+        "",
+        "now",
+        "2026-01-31",
+        "2026-01-31T12:00:00",
+        "2026-02-30T12:00:00Z",
+        "2026-01-31T25:00:00Z",
+        "2026-01-31T12:00:61Z",
+        "2026-01-31T12:00:00+24:00",
+        "0000-01-01T00:00:00Z",
+        "1e9",
+        "１２３４",
+        None,
+        True,
+        [],
+        {},
+        float("nan"),
+        float("inf"),
+        1e20,
+        MAX_MS + 1,
+        MIN_MS - 1,
+        10**400,
     ],
-)  # fmt: skip
+)
 def test_what_is_no_time_is_refused_in_one_line(value: object) -> None:
     refused = refusal(time_of, value)
     assert refused.reason is Reason.BAD_TIME

@@ -27,12 +27,19 @@ def refusal(*records: Any) -> Reason:
 def test_the_rfcs_multiple_data_points_share_base_name_and_time() -> None:
     # RFC 8428, 5.1.2
     readings = senml(
-        {"bn": "urn:dev:ow:10e2073a01080063:", "bt": 1.276020076001e9, "bu": "A", "bver": 5,
-         "n": "voltage", "u": "V", "v": 120.1},
+        {
+            "bn": "urn:dev:ow:10e2073a01080063:",
+            "bt": 1.276020076001e9,
+            "bu": "A",
+            "bver": 5,
+            "n": "voltage",
+            "u": "V",
+            "v": 120.1,
+        },
         {"n": "current", "t": -5, "v": 1.2},
         {"n": "current", "t": -4, "v": 1.3},
         {"n": "current", "v": 1.7},
-    )  # fmt: skip
+    )
     device = "urn:dev:ow:10e2073a01080063:"
     assert readings == [
         Reading(1_276_020_071_001, {device + "current": 1.2}, {device + "current": "A"}),

@@ -92,11 +92,13 @@ def mixed_windows(count: int = 22) -> list[WindowInput]:
         subset = i % 7 + 1
         shape = [(8, 10), (1, 1), (3, 1_000), (70, 10), (300, 4), (8, 40)][i % 6]
         notes = [(START + k, f"note {k} of window {i} " + "with more words " * (i % 4)) for k in range(1 + i % 8)]
-        out.append(window(
-            rows(*shape, seed=i) if subset & 1 else (),
-            clip(sound(i, [0.01, 1, 2.3, 5, 11][i % 5])) if subset & 2 else (),
-            notes if subset & 4 else (),
-        ))  # fmt: skip
+        out.append(
+            window(
+                rows(*shape, seed=i) if subset & 1 else (),
+                clip(sound(i, [0.01, 1, 2.3, 5, 11][i % 5])) if subset & 2 else (),
+                notes if subset & 4 else (),
+            )
+        )
     return out
 
 
@@ -138,9 +140,14 @@ def test_another_process_gives_the_same_bits_whatever_its_hash_seed(model: Embed
     )
     root = Path(__file__).resolve().parents[3]
     ran = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True, timeout=120,
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=root,
+        check=True,
+        timeout=120,
         env={**os.environ, "PYTHONHASHSEED": "12345"},
-    )  # fmt: skip
+    )
     assert ran.stdout.split() == [model.version, *[digest(v) for v in model.embed(mixed_windows()[:8])][::-1]]
 
 
@@ -166,9 +173,12 @@ def test_moving_a_window_in_time_changes_nothing(model: Embedder) -> None:
     here = window(rows(), clip(sound(1)), note("calm"))
     day = 86_400_000
     there = WindowInput(
-        START + day, END + day, [(t + day, v) for t, v in here.readings], [(t + day, s) for t, s in here.clips],
+        START + day,
+        END + day,
+        [(t + day, v) for t, v in here.readings],
+        [(t + day, s) for t, s in here.clips],
         [(t + day, c) for t, c in here.captions],
-    )  # fmt: skip
+    )
     assert digest(model.embed([here])[0]) == digest(model.embed([there])[0])
 
 

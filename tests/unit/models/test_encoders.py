@@ -152,8 +152,11 @@ def test_an_installed_package_brings_its_encoders_without_being_imported(tmp_pat
     root = Path(__file__).resolve().parents[3]
     ran = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(root)!r}]; {code}"],
-        capture_output=True, text=True, timeout=120, cwd=root,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=root,
+    )
     assert ran.stdout.strip() == "Nose", ran.stderr
 
 
@@ -191,9 +194,13 @@ def sentences(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sentences")
     torch.manual_seed(0)
     config = transformers.BertConfig(
-        vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        vocab_size=32,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
         max_position_embeddings=40,
-    )  # fmt: skip
+    )
     transformers.BertModel(config).save_pretrained(folder / "bert")
     _tokenizer(folder / "bert", {"pad_token": "[PAD]", "unk_token": "[UNK]"})
     model = library.SentenceTransformer(modules=[parts.Transformer(str(folder / "bert")), parts.Pooling(16)])
@@ -206,12 +213,30 @@ def clap(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CLAP folder of the smallest size that its classes allow."""
     transformers = pytest.importorskip("transformers")
     folder = tmp_path_factory.mktemp("clap")
-    text = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-            "intermediate_size": 32, "max_position_embeddings": 90, "projection_dim": 24,
-            "pad_token_id": 1}  # fmt: skip
-    sound = {"hidden_size": 16, "patch_embeds_hidden_size": 8, "depths": [1, 1], "num_attention_heads": [1, 2],
-             "window_size": 4, "num_mel_bins": 64, "spec_size": 256, "projection_dim": 24, "num_classes": 4,
-             "enable_fusion": False, "mlp_ratio": 2.0, "num_hidden_layers": 2}  # fmt: skip
+    text = {
+        "vocab_size": 64,
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "max_position_embeddings": 90,
+        "projection_dim": 24,
+        "pad_token_id": 1,
+    }
+    sound = {
+        "hidden_size": 16,
+        "patch_embeds_hidden_size": 8,
+        "depths": [1, 1],
+        "num_attention_heads": [1, 2],
+        "window_size": 4,
+        "num_mel_bins": 64,
+        "spec_size": 256,
+        "projection_dim": 24,
+        "num_classes": 4,
+        "enable_fusion": False,
+        "mlp_ratio": 2.0,
+        "num_hidden_layers": 2,
+    }
     torch.manual_seed(0)
     config = transformers.ClapConfig(text_config=text, audio_config=sound, projection_dim=24)
     transformers.ClapModel(config).save_pretrained(folder)

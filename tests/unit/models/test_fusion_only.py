@@ -174,9 +174,10 @@ def test_how_well_windows_are_found_again_is_what_counting_by_hand_gives(
                 continue
             asked = model.embed([cut])[0].joint
             far = [
-                j for j in range(len(whole))
+                j
+                for j in range(len(whole))
                 if some.streams[j] != some.streams[i] or abs(some.starts[j] - some.starts[i]) >= guard_ms
-            ]  # fmt: skip
+            ]
             ranks.append(1 + sum(float(asked @ whole[j]) >= float(asked @ whole[following]) for j in far))
     expected = float(np.mean(1 / np.array(ranks)))
     assert found_again(network, encoded, near_ms, guard_ms) == pytest.approx(expected, abs=1e-4)

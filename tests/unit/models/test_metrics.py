@@ -94,8 +94,14 @@ def test_alignment_uniformity_and_gap_are_their_definitions() -> None:
     assert metrics.uniformity(left) == pytest.approx(math.log(np.mean(some)))
     assert metrics.modality_gap(left, right) == pytest.approx(math.dist(left.mean(0), right.mean(0)))
     assert metrics.modality_gap(left, left) == 0
-    assert all(math.isnan(v) for v in (metrics.uniformity(left[:1]), metrics.alignment(left[:0], right[:0]),
-                                       metrics.modality_gap(left[:0], right)))  # fmt: skip
+    assert all(
+        math.isnan(v)
+        for v in (
+            metrics.uniformity(left[:1]),
+            metrics.alignment(left[:0], right[:0]),
+            metrics.modality_gap(left[:0], right),
+        )
+    )
 
 
 def test_shares_of_a_mixed_index_add_up_and_show_who_drowns_whom() -> None:

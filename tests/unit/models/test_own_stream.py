@@ -298,8 +298,12 @@ def spoiled(kind: str) -> list[StreamWindow]:
         elif kind == "one caption":
             window = replace(window, captions=[(t, "as ever") for t, _ in window.captions])
         else:
-            window = replace(window, readings=[(t, {"a": 5.0}) for t, _ in window.readings], captions=[(0, "")],
-                             clips=[(t, np.zeros_like(s)) for t, s in window.clips])  # fmt: skip
+            window = replace(
+                window,
+                readings=[(t, {"a": 5.0}) for t, _ in window.readings],
+                captions=[(0, "")],
+                clips=[(t, np.zeros_like(s)) for t, s in window.clips],
+            )
         out.append(replace(w, window=window))
     return out
 

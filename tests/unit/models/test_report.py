@@ -70,8 +70,11 @@ class Oracle:
         if window.readings:
             own[int(window.readings[0][1]["state"] or 0)] += 1
         vector = (own / max(np.linalg.norm(own), 1e-9) if own.any() else np.eye(DIM)[9]).astype(np.float32)
-        there = [name for name, held in zip(MODALITY_NAMES, (window.readings, window.clips, window.captions),
-                                            strict=True) if held]  # fmt: skip
+        there = [
+            name
+            for name, held in zip(MODALITY_NAMES, (window.readings, window.clips, window.captions), strict=True)
+            if held
+        ]
         return WindowVectors(vector, dict.fromkeys(there, vector), dict.fromkeys(there, 1 / len(there)))
 
     def embed_text(self, text: str) -> Any:
@@ -121,9 +124,14 @@ def test_a_window_cut_down_is_asked_only_for_what_shows_in_what_is_left() -> Non
 
 
 def test_a_kind_that_only_says_where_is_a_fault_in_each_modality() -> None:
-    everywhere, heard, worn = (fault_signs(*told) for told in (
-        ("all", ("caption", "sensor", "audio")), ("audio", ("audio",)), ("worn bearing", ("sensor", "audio"))
-    ))  # fmt: skip
+    everywhere, heard, worn = (
+        fault_signs(*told)
+        for told in (
+            ("all", ("caption", "sensor", "audio")),
+            ("audio", ("audio",)),
+            ("worn bearing", ("sensor", "audio")),
+        )
+    )
     some = replace(corpus(3), signs=[everywhere, heard, worn])
     assert some.states(("audio",)).tolist() == ["audio fault", "audio fault", "worn bearing"]
     assert some.states(("sensor",)).tolist() == ["sensor fault", "calm", "worn bearing"]

@@ -24,11 +24,17 @@ NEIGHBOURS = 5
 
 # Words that no caption of training holds, but words with parts of them.
 PARTS = {
-    "baby_cry": ("babies", "crybaby"), "chainsaw": ("chainsaws", "sawmill"), "clock_tick": ("clocks", "ticktock"),
-    "dog_bark": ("barked",), "fire_crackling": ("campfires", "crackle", "bonfire"), "helicopter": ("helicopters",),
-    "person_sneeze": ("sneezer", "sneezy"), "rain": ("rainfall", "raindrops", "rainy"),
-    "rooster": ("roosters", "crowed"), "sea_waves": ("seashore", "oceans", "seawaves"),
-}  # fmt: skip
+    "baby_cry": ("babies", "crybaby"),
+    "chainsaw": ("chainsaws", "sawmill"),
+    "clock_tick": ("clocks", "ticktock"),
+    "dog_bark": ("barked",),
+    "fire_crackling": ("campfires", "crackle", "bonfire"),
+    "helicopter": ("helicopters",),
+    "person_sneeze": ("sneezer", "sneezy"),
+    "rain": ("rainfall", "raindrops", "rainy"),
+    "rooster": ("roosters", "crowed"),
+    "sea_waves": ("seashore", "oceans", "seawaves"),
+}
 
 
 @pytest.fixture(scope="module")

@@ -89,15 +89,30 @@ async def test_topics_give_the_windows_of_the_recording_in_any_order_and_refuse_
     assert len(found.windows) == len(expected.windows)
     for one, two in zip(found.windows, expected.windows, strict=True):
         assert (one.stream, one.window.readings, one.window.captions) == (
-            two.stream, two.window.readings, two.window.captions,
-        )  # fmt: skip
+            two.stream,
+            two.window.readings,
+            two.window.captions,
+        )
         assert all(np.array_equal(a, b) for (_, a), (_, b) in zip(one.window.clips, two.window.clips, strict=True))
 
 
 def test_training_from_scratch_ends_in_a_folder_that_a_worker_loads(plant_recording: Path, tmp_path: Path) -> None:
     out = tmp_path / "model"
-    ran = run("--recording", plant_recording, "--out", out, "--init", "scratch", "--preset", "tiny", "--epochs", 1,
-              "--windows", 100, "--json")  # fmt: skip
+    ran = run(
+        "--recording",
+        plant_recording,
+        "--out",
+        out,
+        "--init",
+        "scratch",
+        "--preset",
+        "tiny",
+        "--epochs",
+        1,
+        "--windows",
+        100,
+        "--json",
+    )
     assert ran.exit_code == 0, ran.output
     said = json.loads(ran.stdout)
     model = models.load(out)

@@ -31,8 +31,24 @@ from tests.standin import StandInModel
 
 T0_MS = 1_700_000_000_000
 SEEDS = int(os.environ.get("SENSORIUM_FUZZ", "30"))
-REPRODUCED = ("stream", "start", "end", "revision", "mask", "events", "home", "hash", "score", "status", "severity",
-              "incident", "steps", "parts", "shares", "drift")  # fmt: skip
+REPRODUCED = (
+    "stream",
+    "start",
+    "end",
+    "revision",
+    "mask",
+    "events",
+    "home",
+    "hash",
+    "score",
+    "status",
+    "severity",
+    "incident",
+    "steps",
+    "parts",
+    "shares",
+    "drift",
+)
 
 
 @pytest.fixture(autouse=True)

@@ -11,10 +11,12 @@ import msgspec
 import pytest
 
 from streams.events.audio import ClipDecoder
+from streams.events.topics import TOPICS
 from streams.events.types import MODALITIES, Modality
 from streams.kafka.ledger import OffsetLedger
+from streams.kafka.progress import InputProgress
 from streams.metrics import Metrics
-from streams.pipeline.ingest import TOPICS, InputProgress, Intake, window_config
+from streams.pipeline.ingest import Intake, window_config
 from streams.pipeline.state import Partition
 from streams.settings import AudioSettings, WindowSettings
 from streams.testing import LogRecord, RecordedOutputs
@@ -47,9 +49,15 @@ class Desk:
         self.queue: asyncio.Queue[tuple[Partition, Output]] = asyncio.Queue(room)
         self.clips = ClipDecoder(AudioSettings())
         self.intake = Intake(
-            WindowSettings(**window), ledger=self.ledger, outputs=self.outputs, queue=self.queue,
-            restorer=self.restorer, clips=self.clips, metrics=Metrics(), now_ms=lambda: T0_MS + 10**9,  # type: ignore[arg-type]
-        )  # fmt: skip
+            WindowSettings(**window),
+            ledger=self.ledger,
+            outputs=self.outputs,
+            queue=self.queue,
+            restorer=self.restorer,
+            clips=self.clips,
+            metrics=Metrics(),
+            now_ms=lambda: T0_MS + 10**9,  # type: ignore[arg-type]
+        )
         self.partition = self.intake.assign(0, (0, 0, 0))
         self.logs: dict[Modality, list[LogRecord]] = {m: [] for m in MODALITIES}
         self.read = dict.fromkeys(MODALITIES, 0)  # delivered

@@ -29,11 +29,18 @@ VERDICT = Verdict("ok", 0.5, 22, None, (), {"joint": 0.5}, {"sensor": 1.0})
 
 def window(**changes: object) -> Fired:
     made = Fired(
-        stream="pump", start_ms=10_000, end_ms=20_000, firing=0,
-        readings=[Reading(11_000, {"flow": 3.0}), Reading(12_000, {"flow": 5.0})], clips=[],
+        stream="pump",
+        start_ms=10_000,
+        end_ms=20_000,
+        firing=0,
+        readings=[Reading(11_000, {"flow": 3.0}), Reading(12_000, {"flow": 5.0})],
+        clips=[],
         captions=[Caption(13_000, "all quiet"), Caption(14_000, "all quiet"), Caption(15_000, "x" * 500)],
-        home_events=(2, 0, 3), duplicates=1, members=((7, 8, 8), (), (1, 2, 300)), stored=None,
-    )  # fmt: skip
+        home_events=(2, 0, 3),
+        duplicates=1,
+        members=((7, 8, 8), (), (1, 2, 300)),
+        stored=None,
+    )
     for name, value in changes.items():
         setattr(made, name, value)
     return made
@@ -41,9 +48,16 @@ def window(**changes: object) -> Fired:
 
 def payload(of: Fired, *, origin: str = "cluster-a") -> dict[str, object]:
     made = payload_of(
-        of, revision=2, content_hash="abc", model="m1", verdict=VERDICT, attention={"sensor": 1.0}, drift="c3RhdGU=",
-        origin=origin, sealed_before_ms=5_000,
-    )  # fmt: skip
+        of,
+        revision=2,
+        content_hash="abc",
+        model="m1",
+        verdict=VERDICT,
+        attention={"sensor": 1.0},
+        drift="c3RhdGU=",
+        origin=origin,
+        sealed_before_ms=5_000,
+    )
     return json.loads(json.dumps(made))  # as a store would give it back
 
 

@@ -28,10 +28,19 @@ def unit(seed: int) -> Any:
 
 def point(start: int, *offsets: int, sealed: int | None, drift: str | None = None, **payload: Any) -> Point:
     held = {
-        "stream": "pump", "start": start, "end": start + SIZE, "revision": 0, "hash": f"hash-{start}", "model": "m",
-        "members": {"sensor": encode_offsets(offsets)}, "origin": "here", "sealed": sealed, "drift": drift,
-        "incident": None, "incident_step": False,
-    }  # fmt: skip
+        "stream": "pump",
+        "start": start,
+        "end": start + SIZE,
+        "revision": 0,
+        "hash": f"hash-{start}",
+        "model": "m",
+        "members": {"sensor": encode_offsets(offsets)},
+        "origin": "here",
+        "sealed": sealed,
+        "drift": drift,
+        "incident": None,
+        "incident_step": False,
+    }
     return Point(window_id("pump", start, SIZE, "m"), {"joint": unit(start)}, held | payload)
 
 

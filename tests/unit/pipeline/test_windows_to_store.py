@@ -200,9 +200,16 @@ async def test_inference_that_is_told_to_end_just_as_a_window_arrives_ends() -> 
     queue: asyncio.Queue[Any] = asyncio.Queue()
     unused: Any = None
     inference = Inference(
-        queue=queue, model=StandInModel(), store=unused, restorer=unused, announcer=unused, ledger=unused,
-        metrics=unused, origin="", batch_wait_ms=60_000,
-    )  # fmt: skip
+        queue=queue,
+        model=StandInModel(),
+        store=unused,
+        restorer=unused,
+        announcer=unused,
+        ledger=unused,
+        metrics=unused,
+        origin="",
+        batch_wait_ms=60_000,
+    )
     running = asyncio.create_task(inference.run())
     queue.put_nowait((0, "an output"))
     await asyncio.sleep(0.05)  # it is taken, and company is waited for

@@ -13,8 +13,8 @@ import pytest
 
 from streams.api.server import make_api
 from streams.events.types import Modality, Reason
+from streams.kafka.progress import InputProgress
 from streams.metrics import Metrics
-from streams.pipeline.ingest import InputProgress
 
 SENSOR = (Modality.SENSOR, 0)
 

@@ -98,8 +98,18 @@ def _letter(offset: int, events: int | None = None) -> RawRecord:
 
 def _step(id: str, sequence: int, kind: str = "updated", closed_ms: int | None = None) -> IncidentEvent:
     return IncidentEvent(
-        kind, id, "pump", sequence, "w", 0, 120 * S, 50, "vibration", closed_ms=closed_ms, onset_ms=110 * S  # type: ignore[arg-type]
-    )  # fmt: skip
+        kind,
+        id,
+        "pump",
+        sequence,
+        "w",
+        0,
+        120 * S,
+        50,
+        "vibration",
+        closed_ms=closed_ms,
+        onset_ms=110 * S,  # type: ignore[arg-type]
+    )
 
 
 def test_an_account_is_balanced_when_every_event_has_come_back() -> None:

@@ -179,9 +179,12 @@ def test_a_noisier_plant_has_noisier_readings_and_sounds_and_mistyped_notes_in_t
     ]
     assert 5 < spread[1] / spread[0] < 9  # the load cycle is in both
 
-    hiss = [np.frombuffer(b[44:], "<i2") - np.frombuffer(a[44:], "<i2").astype(float) for a, b in zip(
-        *(_clips(plant, MACHINES[0].stream, BASE, BASE + MINUTE) for plant in (quiet, noisy)), strict=True
-    )]  # fmt: skip
+    hiss = [
+        np.frombuffer(b[44:], "<i2") - np.frombuffer(a[44:], "<i2").astype(float)
+        for a, b in zip(
+            *(_clips(plant, MACHINES[0].stream, BASE, BASE + MINUTE) for plant in (quiet, noisy)), strict=True
+        )
+    ]
     assert all(0.1 < one.std() / 32_767 < 0.17 for one in hiss)  # .02 times the root of 8 * 8 - 1
     assert abs(np.corrcoef(hiss[0], hiss[1])[0, 1]) < 0.05  # each clip has noise of its own
     said = [_notes(plant, MACHINES[3].stream) for plant in (quiet, noisy)]
