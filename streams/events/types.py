@@ -72,6 +72,8 @@ class Reason(StrEnum):
     CLAIM_HASH = "claim_hash"
     # windows
     LATE = "late"
+    TOO_MANY_STREAMS = "too_many_streams"
+    TOO_MANY_EVENTS = "too_many_events"
     # processing
     EMBED_FAILED = "embed_failed"
 

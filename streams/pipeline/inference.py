@@ -28,7 +28,7 @@ from streams.pipeline.publisher import Announcer
 from streams.pipeline.recovery import Restorer
 from streams.pipeline.state import Known, Partition, StreamMemory
 from streams.store.base import Point, VectorStore
-from streams.windows.types import Finished, Fired, Output, Silent
+from streams.windows.types import PaneFinal, Fired, Output, StreamIdle
 
 log = structlog.get_logger(__name__)
 _DETECTORS_KEPT = 1024  # in memory, some 300 KB each; the others are read from the store when their stream goes on
@@ -323,9 +323,9 @@ class Inference:
             for partition, output in batch.items:
                 if partition.revoked:
                     continue
-                if isinstance(output, Finished):
+                if isinstance(output, PaneFinal):
                     self._release(partition, output)
-                elif isinstance(output, Silent):
+                elif isinstance(output, StreamIdle):
                     await self._announcer.silence(output)
             for partition in {partition for partition, _ in batch.items}:
                 partition.forget_silent()
@@ -395,7 +395,7 @@ class Inference:
         if repeats:
             self._metrics.events.labels("all", "duplicate").inc(repeats)
 
-    def _release(self, partition: Partition, output: Finished) -> None:
+    def _release(self, partition: Partition, output: PaneFinal) -> None:
         for modality, offsets in zip(MODALITIES, output.offsets, strict=True):
             if offsets:
                 self._ledger.release((self._topic(TOPICS[modality]), partition.number), partition.epoch, offsets)

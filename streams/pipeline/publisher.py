@@ -15,7 +15,7 @@ from streams.events.types import MODALITIES, CloudEvent, IncidentEvent, RawRecor
 from streams.kafka.producer import Outputs
 from streams.metrics import Metrics
 from streams.pipeline.payload import window_record
-from streams.windows.types import Fired, Silent
+from streams.windows.types import Fired, StreamIdle
 
 log = structlog.get_logger(__name__)
 _CLOUD_EVENT = (("content-type", b"application/cloudevents+json"),)
@@ -61,7 +61,7 @@ class Announcer:
                 self._metrics.incident_steps.labels(incident.kind).inc()
                 log.info(f"incident {incident.kind}", stream=incident.stream, id=incident.id, text=incident.text)
 
-    async def silence(self, output: Silent) -> None:
+    async def silence(self, output: StreamIdle) -> None:
         """A stream fell silent, or spoke again."""
         kind = "silent" if output.silent else "resumed"
         self._metrics.silent_streams.inc(1 if output.silent else -1)

@@ -36,7 +36,7 @@ from streams.serving.versions import Version
 from streams.settings import Settings
 from streams.store.base import VectorStore
 from streams.store.retrying import PatientStore
-from streams.windows.types import Output, Silent
+from streams.windows.types import Output, StreamIdle
 
 _TICK_S = 0.25
 _BOUNDS_EVERY_S = 0.5
@@ -64,7 +64,7 @@ class _Mute(Announcer):
     async def incidents(self, steps: Sequence[Mapping[str, Any]], *, again: bool) -> None:
         return
 
-    async def silence(self, output: Silent) -> None:
+    async def silence(self, output: StreamIdle) -> None:
         return
 
 

@@ -1,13 +1,11 @@
 """Event time: panes, watermarks, firing, revisions, lateness. Pure: no I/O, and time only as an argument.
 
 One `PartitionWindows` runs per partition *number*: the three input topics are co-partitioned, so it sees every
-modality of its streams. A stream's windows are driven by its watermark,
-
-    min(own clock, min over modalities (what the modality's partition has been read past - its disorder bound)),
-
-where the own clock is the newest event time of the stream in any modality, and a modality whose partition is caught
-up and quiet (told by `tick`) counts as read as far as any other was by then. A window [start, end) fires when the
-watermark reaches `end`, and is final when it reaches `end + allowed_lateness`; in between, a late event fires it again.
+modality of its streams. Streams are isolated: what a stream's windows hold, and in which order of its own events they
+fire, follows from the stream's own events alone (`watermark.StreamClock`). A window [start, end) fires when the
+stream's watermark reaches `end`, and is final when it reaches `end + allowed_lateness`; in between, a late event fires
+it again. Only a stream that stops is closed by time that is not its own: by the idle clock, which moves while the
+inputs are caught up, and in a backlog by how far the partition has been read on without it.
 """
 
 from __future__ import annotations
@@ -16,26 +14,32 @@ import heapq
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from streams.events.types import MODALITIES
-from streams.windows.pane import Pane
-from streams.windows.stream import FAR_AHEAD, LONG_AGO, StreamWindows
-from streams.windows.types import Finished, Fired, Late, Output, Record, Silent, StoredWindow, WindowConfig, window_id
+from streams.events.types import MODALITIES, Reason
+from streams.windows.stream import StreamWindows
+from streams.windows.types import (
+    Late,
+    Output,
+    PaneFinal,
+    Record,
+    Refused,
+    StoredWindow,
+    StreamIdle,
+    WindowConfig,
+)
+from streams.windows.watermark import FAR_AHEAD, LONG_AGO
 
-__all__ = [
-    "Finished",
-    "Fired",
-    "Late",
-    "Output",
-    "PartitionWindows",
-    "Record",
-    "Silent",
-    "StoredWindow",
-    "WindowConfig",
-    "window_id",
-]
-
-_RECENT = 63  # records of an input that tell where in event time it is
+_RECENT = 15  # batches read last that tell how far the partition has been read
 _LOOKUPS_KEPT = 4096  # stored windows remembered per stream; beyond that the final ones are looked up again
+
+
+class StreamLimit:
+    """How many streams may be held at once, shared by the partitions of one worker."""
+
+    __slots__ = ("held", "limit")
+
+    def __init__(self, limit: int = FAR_AHEAD) -> None:
+        self.limit = limit
+        self.held = 0
 
 
 class PartitionWindows:
@@ -45,115 +49,134 @@ class PartitionWindows:
     hands back the records whose stream (or pane) must be looked up in the store first: `restore`, then push again.
     """
 
-    def __init__(self, config: WindowConfig, resume: Sequence[int] = (0, 0, 0), *, lookup: bool = False) -> None:
+    def __init__(
+        self,
+        config: WindowConfig,
+        resume: Sequence[int] = (0, 0, 0),
+        *,
+        lookup: bool = False,
+        limit: StreamLimit | None = None,
+    ) -> None:
         """`resume`: the first offset that will be read of each modality."""
         self.config = config
         self._resume = tuple(resume)
         self._lookup = lookup
+        self._limit = limit or StreamLimit()
         self._streams: dict[str, StreamWindows] = {}
         self._forgotten: dict[str, int] = {}  # of streams that are gone: windows that start before this are final
-        self._read_ms = [LONG_AGO] * len(MODALITIES)  # what each modality's partition has been read past
-        self._idle = [False] * len(MODALITIES)
-        self._idle_ms = LONG_AGO  # up to there in event time, inputs that are idle have nothing
         self._idle_clock_ms = 0
-        self._recent: list[deque[int]] = [deque(maxlen=_RECENT) for _ in MODALITIES]  # event times read last
-        self._first_ms: int | None = None  # where the first input to speak began
-        self._passed_ms = LONG_AGO  # the inputs' watermark when we last advanced: it never goes back
-        self._ticked = False  # nothing was read since the last tick
-        self._past: dict[str, StreamWindows] = {}  # streams from the past
-        self._due: list[tuple[int, str]] = []  # heap of (watermark at which a stream has something to do, stream)
-        self._quiet: list[tuple[int, str]] = []  # heap of (idle clock at which a stream may be silent, stream)
-        self._out: list[Output] = []
+        self._input_clocks_ms = [0, 0, 0]
+        self._recent: deque[int] = deque(maxlen=_RECENT)  # Kafka timestamps read last
+        self._front_ms = LONG_AGO  # how far the partition has been read, in the time of its records' timestamps
+        # whether a window can wait for a modality for longer than the smallest disorder bound
+        self._may_wait = max(*config.disorder_ms, *config.max_wait_ms) > min(config.disorder_ms)
+        self._waiting: dict[str, StreamWindows] = {}  # streams that wait for a modality longer than its disorder bound
+        self._quiet: list[tuple[int, str]] = []  # heap of (idle clock at which a stream may be quiet, stream)
+        self._lagging: list[tuple[int, str]] = []  # heap of (front at which a stream may be left behind, stream)
+        self._out: deque[Output] = deque()
 
     # -- input ---------------------------------------------------------------------------------------------------
 
-    def push(self, modality: int, records: Sequence[Record]) -> list[Record]:
-        """Take events of one modality in the order read. Fires nothing. Returns what needs `restore` first."""
-        hop = self.config.hop_ms
+    def push(self, modality: int, records: Sequence[Record], read_ms: int | None = None) -> list[Record]:
+        """Take events of one modality in the order read. Returns what needs `restore` first.
+
+        `read_ms`: Kafka timestamp of the newest of these records; None leaves the partition where it was.
+        """
+        if not records:
+            return []
+        if read_ms is not None:
+            self._move_front(read_ms)
+        hop, most = self.config.hop_ms, self.config.max_pane_events
         streams, clock = self._streams, self._idle_clock_ms
-        read_ms = self._read_ms[modality]
+        input_clock = self._input_clocks_ms[modality] if self._may_wait else None
         unresolved: list[Record] = []
-        if records:
-            self._idle[modality] = False  # it is anything but quiet; `tick` will say when it is again
-            self._ticked = False
         for record in records:
-            event, name = record.event, record.stream
-            time_ms = event.time_ms
-            if time_ms > read_ms:
-                read_ms = time_ms
-            stream = streams.get(name) or self._begin(name)
-            pane = stream.open.get(time_ms - time_ms % hop)
+            time_ms = record.event.time_ms
+            stream = streams.get(record.stream)
+            if stream is None and (stream := self._begin(modality, record)) is None:
+                continue
+            pane = stream.open[modality].get(time_ms - time_ms % hop)
             if pane is None and (pane := self._find_pane(stream, modality, record, unresolved)) is None:
                 continue
-            pane.events[modality].append(event)
-            pane.offsets[modality].append(record.offset)
-            stream.heard_at_ms = clock
-            if time_ms > stream.newest_ms:
-                stream.newest_ms = time_ms
-                if time_ms >= stream.wake_ms:
-                    self._schedule(stream, stream.wake_ms)
-        if records:
-            self._read_ms[modality] = read_ms
-            self._recent[modality].extend([record.event.time_ms for record in records[-_RECENT:]])
-            if self._first_ms is None:
-                self._first_ms = self._front_ms(modality)
+            if len(pane) >= most:
+                self._refuse_event(modality, record)
+                continue
+            pane.append(record)
+            stream.last_event_at = clock
+            if input_clock is not None:
+                stream.last_of_modality_at[modality] = input_clock
+            if time_ms >= stream.look_at_ms and time_ms >= stream.watermark_ms:
+                self._advance(stream, modality, time_ms)
+            elif time_ms > stream.newest[modality]:
+                stream.newest[modality] = time_ms
         return unresolved
 
-    def _begin(self, name: str) -> StreamWindows:
+    def _begin(self, modality: int, record: Record) -> StreamWindows | None:
+        name, limit = record.stream, self._limit
+        if limit.held >= limit.limit:
+            detail = f"{limit.held} streams are held already (window.max_streams); are keys unique per message?"
+            self._out.append(Refused(modality, record, Reason.TOO_MANY_STREAMS, detail))
+            return None
+        return self._new_stream(name)
+
+    def _new_stream(self, name: str) -> StreamWindows:
+        self._limit.held += 1
         stream = self._streams[name] = StreamWindows(name, self.config, None if self._lookup else LONG_AGO)
         if not self._lookup:
             stream.final_before_ms = self._forgotten.pop(name, LONG_AGO)
         return stream
 
-    def _find_pane(self, stream: StreamWindows, modality: int, record: Record, unresolved: list[Record]) -> Pane | None:
+    def _find_pane(
+        self, stream: StreamWindows, modality: int, record: Record, unresolved: list[Record]
+    ) -> list[Record] | None:
         """The slow path: a new pane, one that has fired, one that was final before us, or one that is final now."""
-        hop, clock = self.config.hop_ms, self._idle_clock_ms
-        start = record.event.time_ms - record.event.time_ms % hop
-        sealed = stream.sealed_before_ms
-        if sealed is None or (start < sealed and start not in stream.stored):
+        start = record.event.time_ms - record.event.time_ms % self.config.hop_ms
+        restored_before = stream.restored_before_ms
+        if restored_before is None or (start < restored_before and start not in stream.stored):
             unresolved.append(record)
             return None
-        if start < sealed:
+        if start < restored_before:
             known = stream.stored[start]
             if known is not None and record.offset in known.members[modality]:
-                # read again after a restart: its window is final and stored, so it is finished
+                # read again after a restart: its window is final and stored, so it is final itself
                 offsets = tuple((record.offset,) if m == modality else () for m in range(len(MODALITIES)))
-                self._out.append(Finished(stream.name, start, offsets))
+                self._out.append(PaneFinal(stream.name, start, offsets))
             else:
-                late_ms = sealed - hop - start + self.config.allowed_lateness_ms
+                late_ms = restored_before - self.config.hop_ms - start + self.config.allowed_lateness_ms
                 self._out.append(Late(modality, record, late_ms))
             return None
-        if stream.newest_ms == LONG_AGO and self._is_past(start):
-            stream.is_past = True
-            self._past[stream.name] = stream
-        behind_ms = stream.late_ms(start, self._passed_ms)
+        behind_ms = stream.late_ms(start)
         if behind_ms is not None:
             self._out.append(Late(modality, record, behind_ms))
             return None
         if stream.silent:
             stream.silent = False
-            stream.quiet_at_ms = None
-            self._out.append(Silent(stream.name, stream.newest_ms, False))
-        if stream.quiet_at_ms is None:
-            self._watch(stream, clock + self.config.idle_timeout_ms)
-        self._schedule(stream, start + hop)
-        return stream.pane(start)
+            self._out.append(StreamIdle(stream.name, record.event.time_ms, True))
+        if stream.check_at is None:
+            self._check(stream, self._idle_clock_ms + stream.clock.quiet_after_ms())
+        if stream.is_empty:
+            self._note_advance(stream)
+        if stream.left_behind_at is None:
+            self._follow(stream)
+        return stream.records(start, modality)
 
-    def _schedule(self, stream: StreamWindows, when_ms: int | None) -> None:
-        """Look at a stream when the inputs have passed `when_ms`, or earlier where it stands for something earlier."""
-        if stream.is_past:
-            return  # looked at after every tick
-        when_ms = FAR_AHEAD if when_ms is None else when_ms
-        if stream.due_ms is not None:
-            when_ms = min(when_ms, stream.due_ms)
-        when_ms, stream.wake_ms = min(when_ms, stream.wake_ms), FAR_AHEAD
-        if when_ms < FAR_AHEAD and when_ms != stream.due_ms:
-            stream.due_ms = when_ms
-            heapq.heappush(self._due, (when_ms, stream.name))
+    def _refuse_event(self, modality: int, record: Record) -> None:
+        most = self.config.max_pane_events
+        detail = f"its stream has {most} events of this modality in one pane already (window.max_pane_events)"
+        self._out.append(Refused(modality, record, Reason.TOO_MANY_EVENTS, detail))
 
-    def _watch(self, stream: StreamWindows, at_ms: int) -> None:
-        stream.quiet_at_ms = at_ms
-        heapq.heappush(self._quiet, (at_ms, stream.name))
+    def _advance(self, stream: StreamWindows, modality: int, time_ms: int) -> None:
+        stream.clock.observe(modality, time_ms)
+        stream.advance(self._out.append)
+        if self._may_wait:
+            self._wait_or_not(stream)
+
+    def _wait_or_not(self, stream: StreamWindows) -> None:
+        """Remember streams whose windows would fire now if the modalities that they wait for were idle."""
+        if stream.clock.own_ms >= stream.look_at_ms:
+            self._waiting[stream.name] = stream
+        else:
+            self._waiting.pop(stream.name, None)
 
     # -- what the store knows ----------------------------------------------------------------------------------------
 
@@ -167,179 +190,220 @@ class PartitionWindows:
 
     def is_restored(self, stream: str) -> bool:
         state = self._streams.get(stream)
-        return state is not None and state.sealed_before_ms is not None
+        return state is not None and state.restored_before_ms is not None
 
     def restore(
-        self, stream: str, sealed_before_ms: int | None, stored: Iterable[StoredWindow], looked_up: Iterable[int] = ()
+        self,
+        stream: str,
+        final_before_ms: int | None,
+        stored: Iterable[StoredWindow],
+        looked_up: Iterable[int] = (),
+        *,
+        interval_ms: int | None = None,
+        silent: bool = False,
     ) -> None:
-        """Tell what the store knows of a stream.
+        """Take what the store knows of a stream.
 
-        `sealed_before_ms`: windows that start before it were final, as the last stored window says (None: nothing
+        `final_before_ms`: windows that start before it were final, as the last stored window says (None: nothing
         says so). `stored`: all stored windows from there on, and those among `looked_up`, the pane starts asked for.
-        A stored window that holds a record before our resume offset was final as well: its records were released.
+        A stored window was final as well if it holds a record before our resume offset (its records were released, or
+        are gone), or records of another partition or of a topic that is no more: it cannot be built again as a whole.
+        `interval_ms`, `silent`: the stream's usual interval, and whether it was reported as silent.
         """
-        state = self._streams.get(stream) or self._begin(stream)
+        state = self._streams.get(stream) or self._new_stream(stream)
         windows = {window.start_ms: window for window in stored}
-        sealed = max(
-            LONG_AGO if state.sealed_before_ms is None else state.sealed_before_ms,
-            LONG_AGO if sealed_before_ms is None else sealed_before_ms,
+        final = max(
+            LONG_AGO if state.restored_before_ms is None else state.restored_before_ms,
+            LONG_AGO if final_before_ms is None else final_before_ms,
             self._forgotten.pop(stream, LONG_AGO),
             *(
                 window.start_ms + self.config.hop_ms
                 for window in windows.values()
-                if any(m and min(m) < resume for m, resume in zip(window.members, self._resume, strict=True))
+                if window.foreign
+                or any(m and min(m) < resume for m, resume in zip(window.members, self._resume, strict=True))
             ),
         )
         if len(state.stored) > _LOOKUPS_KEPT:
-            state.stored = {start: known for start, known in state.stored.items() if start >= sealed}
+            state.stored = {start: known for start, known in state.stored.items() if start >= final}
         state.stored.update(dict.fromkeys(looked_up))
         state.stored.update(windows)
-        state.sealed_before_ms = sealed
+        if state.restored_before_ms is None:
+            state.clock.interval_ms, state.silent = interval_ms, silent
+        state.restored_before_ms = final
 
-    def sealed_before(self, stream: str) -> int | None:
+    def final_before(self, stream: str) -> int | None:
         """Windows of the stream that start before this were final before this operator began."""
         state = self._streams.get(stream)
-        sealed = state.sealed_before_ms if state is not None else None
-        return sealed if sealed is not None and sealed > LONG_AGO else None
+        final = state.restored_before_ms if state is not None else None
+        return final if final is not None and final > LONG_AGO else None
 
-    def forget(self, stream: str, finished_ms: int) -> bool:
-        """Drop a silent stream with nothing open whose last window, that of `finished_ms`, is stored."""
+    def forget(self, stream: str, final_start_ms: int) -> bool:
+        """Drop a quiet stream with nothing open whose last window, that of `final_start_ms`, is stored."""
         state = self._streams.get(stream)
-        if state is None or not state.silent or not state.is_empty or state.closed_ms != finished_ms:
+        if state is None or not state.is_empty or state.check_at is not None or state.last_pane_ms != final_start_ms:
             return False
         del self._streams[stream]
-        self._past.pop(stream, None)
-        self._forgotten[stream] = max(state.final_before_ms, state.sealed_before_ms or LONG_AGO)
+        self._limit.held -= 1
+        self._waiting.pop(stream, None)
+        self._forgotten[stream] = max(state.final_before_ms, state.restored_before_ms or LONG_AGO)
         return True
+
+    def release(self) -> None:
+        """The partition is revoked: its streams do not count any more."""
+        self._limit.held -= len(self._streams)
+        self._streams = {}
 
     # -- time ----------------------------------------------------------------------------------------------------
 
-    def tick(self, idle_clock_ms: int, idle: Sequence[bool]) -> None:
-        """Move the idle clock, and say which modalities' partitions are caught up and quiet for `idle_timeout`.
+    def tick(self, idle_clock_ms: int, input_clocks_ms: Sequence[int]) -> None:
+        """Move the idle clock, and that of each modality's input.
 
-        The idle clock must stand still while any input is backlogged or we are back-pressured: a backlogged input is
-        never mistaken for a quiet one. An idle input counts as read as far as the others have been until now; whether
-        it has something to add to what they read after this tick, only the next one can say.
+        A clock moves while its input (the idle clock: all three) is caught up, as the broker confirmed, and we are
+        not back-pressured: a backlogged input is never mistaken for a quiet one.
         """
         self._idle_clock_ms = max(self._idle_clock_ms, idle_clock_ms)
-        self._idle = list(idle)
-        self._idle_ms = max(self._read_ms)
-        self._ticked = True
+        self._input_clocks_ms = [max(a, b) for a, b in zip(self._input_clocks_ms, input_clocks_ms, strict=True)]
 
-    def ahead(self) -> list[bool]:
-        """Which modalities run more than `max_drift` ahead of the slowest that is not idle, and should be paused.
+    def advance(self, at_most: int = FAR_AHEAD) -> list[Output]:
+        """What follows from what was pushed and ticked, in the order it must be worked on, `at_most` outputs or so.
 
-        An input is where the middle of what was read last is: one fast clock pauses nobody.
+        Call it again until it gives nothing.
         """
-        first = self._first_ms
-        if first is None:
-            return [False] * len(MODALITIES)
-        fronts = [self._front_ms(m) if recent else first for m, recent in enumerate(self._recent)]
-        slowest = min((f for f, idle in zip(fronts, self._idle, strict=True) if not idle), default=max(fronts))
-        return [front - slowest > self.config.max_drift_ms for front in fronts]
-
-    def _front_ms(self, modality: int) -> int:
-        recent = sorted(self._recent[modality])
-        return recent[len(recent) // 2]
+        out = self._out
+        if len(out) < at_most:
+            self._fire_idle()
+        if len(out) < at_most:
+            self._close_left_behind(at_most)
+            self._close_quiet(at_most)
+        return [out.popleft() for _ in range(min(len(out), at_most))]
 
     def watermark_delay_ms(self) -> int | None:
-        """How far the inputs' watermark is behind the newest event read; None while some input holds everything."""
-        inputs, newest = self._inputs_ms(), max(self._read_ms)
-        if inputs <= LONG_AGO or newest == LONG_AGO:
-            return None
-        return max(0, newest - inputs)
+        """How far the typical stream's watermark is behind its own clock (the median of a few); None without streams."""
+        delays = []
+        for stream, _ in zip(self._streams.values(), range(_RECENT), strict=False):
+            own = stream.clock.own_ms
+            if own > LONG_AGO and stream.watermark_ms > LONG_AGO:
+                delays.append(own - stream.watermark_ms)
+        return sorted(delays)[len(delays) // 2] if delays else None
 
     @property
     def open_panes(self) -> int:
-        return sum(len(s.open) for s in self._streams.values())
+        return sum(len(s.open_panes) for s in self._streams.values())
 
     @property
     def streams(self) -> int:
         """Streams that are held in memory."""
         return len(self._streams)
 
-    def advance(self, at_most: int = FAR_AHEAD) -> list[Output]:
-        """What follows from what was pushed and ticked, in the order it must be worked on.
+    @property
+    def silent_streams(self) -> int:
+        """Streams that were reported as silent, of those held in memory."""
+        return sum(s.silent for s in self._streams.values())
 
-        Once there are `at_most` outputs or more, the rest is left for the next call.
-        """
-        inputs = self._passed_ms = max(self._passed_ms, self._inputs_ms())
-        self._move_past()
-        self._move_due(inputs, at_most)
-        self._close_quiet(at_most)
-        out, self._out = self._out, []
-        return out
+    def _move_front(self, read_ms: int) -> None:
+        """The median of what was read last: no single producer's clock moves it."""
+        self._recent.append(read_ms)
+        recent = sorted(self._recent)
+        self._front_ms = max(self._front_ms, recent[len(recent) // 2])
 
-    def _inputs_ms(self) -> int:
-        """What every modality has been read past, or is known to have nothing before, less its disorder bound."""
-        return min(
-            (max(read, self._idle_ms) if idle else read) - disorder
-            for read, disorder, idle in zip(self._read_ms, self.config.disorder_ms, self._idle, strict=True)
-        )
-
-    def _is_past(self, time_ms: int) -> bool:
-        """Whether a window that starts there is final by what the inputs have been read past."""
-        return time_ms + self.config.size_ms + self.config.allowed_lateness_ms <= self._passed_ms
-
-    def _move_past(self) -> None:
-        """Streams from the past (an old recording, replayed among others): what the inputs have been read past says
-        nothing of them. Their own events do, in each modality; an idle input has nothing more of what was read.
-        """
-        if not self._ticked:
+    def _fire_idle(self) -> None:
+        """Windows that wait only for modalities of which nothing has come for `idle_timeout`, their input caught up."""
+        if not self._waiting:
             return
-        for stream in list(self._past.values()):
-            if not self._is_past(stream.newest_ms):
-                stream.is_past = False
-                del self._past[stream.name]
-                self._reschedule(stream)
-            elif not stream.is_empty:
-                inputs = min(
-                    (stream.newest_ms if idle else stream.newest_of(modality)) - self.config.disorder_ms[modality]
-                    for modality, idle in enumerate(self._idle)
-                )
-                stream.move_to(min(stream.newest_ms, inputs), self._out.append)
+        timeout = self.config.idle_timeout_ms
+        for stream in list(self._waiting.values()):
+            idle = [
+                clock - at >= timeout
+                for clock, at in zip(self._input_clocks_ms, stream.last_of_modality_at, strict=True)
+            ]
+            if any(idle):
+                stream.advance(self._out.append, idle)
+                self._wait_or_not(stream)
 
-    def _move_due(self, inputs: int, at_most: int) -> None:
-        due, streams, out = self._due, self._streams, self._out
-        while due and due[0][0] <= inputs and len(out) < at_most:
-            when, name = heapq.heappop(due)
-            stream = streams.get(name)
-            if stream is None or stream.due_ms != when:
-                continue  # an earlier entry took its place
-            stream.move_to(min(stream.newest_ms, inputs), out.append)
-            self._reschedule(stream)
+    # -- streams that stop -----------------------------------------------------------------------------------------
 
-    def _reschedule(self, stream: StreamWindows) -> None:
-        """Back into the heap if the stream waits for the inputs; if it waits for its own clock, `push` will tell."""
-        stream.due_ms, stream.wake_ms = None, FAR_AHEAD
-        when = stream.next_ms()
-        if when is not None and when > stream.newest_ms:
-            stream.wake_ms = when
-        else:
-            self._schedule(stream, when)
+    def _check(self, stream: StreamWindows, at_ms: int) -> None:
+        stream.check_at = at_ms
+        heapq.heappush(self._quiet, (at_ms, stream.name))
 
     def _close_quiet(self, at_most: int) -> None:
-        """Close the windows of streams that were not heard for `idle_timeout` on the idle clock."""
-        now, config, quiet, out = self._idle_clock_ms, self.config, self._quiet, self._out
+        """Fire, report and close streams of which nothing has come for several of their usual intervals."""
+        now, quiet, out = self._idle_clock_ms, self._quiet, self._out
         while quiet and quiet[0][0] <= now and len(out) < at_most:
             at_ms, name = heapq.heappop(quiet)
             stream = self._streams.get(name)
-            if stream is None or stream.quiet_at_ms != at_ms:
+            if stream is None or stream.check_at != at_ms:
                 continue
-            quiet_ms = now - stream.heard_at_ms
+            stream.check_at = None
+            next_at = self._quiet_step(stream, now)
+            if next_at is not None:
+                self._check(stream, next_at)
+
+    def _quiet_step(self, stream: StreamWindows, now: int) -> int | None:
+        """What a stream's quiet calls for by now; returns when to look again, None if there is nothing left to do."""
+        self._see_advance(stream)
+        quiet_ms, quiet_after = now - stream.last_event_at, stream.clock.quiet_after_ms()
+        stalled_ms = now - stream.advanced_at_clock
+        if quiet_ms < quiet_after:
+            if stalled_ms >= self.config.max_stream_lag_ms and not stream.is_empty:
+                self._close(stream)  # events come, and their clock stands still
+                self._note_advance(stream)
+            return stream.last_event_at + quiet_after
+        stream.fire_all(self._out.append)
+        quiet_after = stream.clock.quiet_after_ms()  # what has fired may have told more of its intervals
+        if quiet_ms < quiet_after:
+            return stream.last_event_at + quiet_after
+        close_at = stream.last_event_at + quiet_after + self.config.allowed_lateness_ms
+        silent_at = stream.last_event_at + stream.clock.silent_after_ms()
+        if now >= silent_at and not stream.silent:
+            stream.silent = True
+            self._out.append(StreamIdle(stream.name, stream.clock.newest_event_ms, False))
+        if now >= close_at:
+            stream.close_all(self._out.append)
+            self._waiting.pop(stream.name, None)
+        later = [at for at in (close_at, silent_at) if at > now]
+        return min(later) if later else None
+
+    def _close(self, stream: StreamWindows) -> None:
+        stream.fire_all(self._out.append)
+        stream.close_all(self._out.append)
+        self._waiting.pop(stream.name, None)
+
+    def _see_advance(self, stream: StreamWindows) -> None:
+        if stream.clock.own_ms > stream.advanced_own_ms:
+            self._note_advance(stream)
+
+    def _note_advance(self, stream: StreamWindows) -> None:
+        stream.advanced_own_ms = stream.clock.own_ms
+        stream.advanced_at_front = self._front_ms
+        stream.advanced_at_clock = self._idle_clock_ms
+
+    def _follow(self, stream: StreamWindows) -> None:
+        """See to it that the stream is closed if the partition moves on without it."""
+        stream.left_behind_at = self._front_ms + self.config.max_stream_lag_ms
+        heapq.heappush(self._lagging, (stream.left_behind_at, stream.name))
+
+    def _close_left_behind(self, at_most: int) -> None:
+        """In a backlog: streams whose own clock stood still while `max_stream_lag` of records was read.
+
+        Measured by the records' timestamps, which are one clock for all streams: by event time, a stream that reports
+        hours of its past at once would close the others.
+        """
+        front, lagging, out, lag = self._front_ms, self._lagging, self._out, self.config.max_stream_lag_ms
+        while lagging and lagging[0][0] <= front and len(out) < at_most:
+            at, name = heapq.heappop(lagging)
+            stream = self._streams.get(name)
+            if stream is None or stream.left_behind_at != at:
+                continue
+            stream.left_behind_at = None
             if stream.is_empty:
-                stream.quiet_at_ms = None
-            elif quiet_ms < config.idle_timeout_ms:
-                self._watch(stream, stream.heard_at_ms + config.idle_timeout_ms)
-            else:
-                stream.fall_silent(out.append)
-                if not stream.silent:
-                    stream.silent = True
-                    out.append(Silent(name, stream.newest_ms, True))
-                if quiet_ms >= config.idle_timeout_ms + config.allowed_lateness_ms:
-                    stream.close_all(out.append)
-                    stream.quiet_at_ms = None
-                else:
-                    close_at_ms = stream.heard_at_ms + config.idle_timeout_ms + config.allowed_lateness_ms
-                    self._watch(stream, close_at_ms)
-                self._reschedule(stream)
+                continue
+            self._see_advance(stream)
+            if stream.advanced_at_front + lag > front:
+                self._follow(stream)
+                continue
+            behind_ms = front - stream.advanced_at_front
+            self._close(stream)
+            if not stream.silent and behind_ms >= stream.clock.silent_after_ms():
+                stream.silent = True
+                out.append(StreamIdle(name, stream.clock.newest_event_ms, False))

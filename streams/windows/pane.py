@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from operator import attrgetter
+from operator import attrgetter, sub
 from typing import Any
 
 from streams.events.types import Caption, Clip, Event, Reading
+from streams.windows.types import Record
 
 _time_of = attrgetter("time_ms")
 
@@ -23,45 +24,52 @@ def canonical(event: Event) -> tuple[Any, ...]:
 
 
 class Pane:
-    """Events of one hop of one stream."""
+    """Events of one hop, all of whose windows have not fired yet or may fire again.
 
-    __slots__ = ("counts", "duplicates", "events", "offsets", "start_ms")
+    What has been handed on with a fired window is never changed afterwards: `tidy` makes new lists.
+    """
 
-    def __init__(self, start_ms: int) -> None:
-        self.start_ms = start_ms
-        self.events: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
-        self.offsets: tuple[list[int], list[int], list[int]] = ([], [], [])
+    __slots__ = ("counts", "duplicates", "events", "first_ms", "largest_gap_ms", "last_ms", "members", "records")
+
+    def __init__(self, records: list[list[Record]]) -> None:
+        """`records`: what came in, in order of arrival, per modality."""
+        self.records = records
+        self.events: list[list[Any]] = [[], [], []]  # as last tidied: canonical order, free of repeats
+        self.members: tuple[tuple[int, ...], ...] = ((), (), ())  # offsets as last tidied, repeats included
+        self.counts = (0, 0, 0)  # distinct events as last tidied
         self.duplicates = 0
-        self.counts = (0, 0, 0)  # distinct events when last tidied
-
-    def origins(self) -> tuple[tuple[int, ...], ...]:
-        """Offsets of everything that came in, per modality."""
-        sensors, sounds, words = self.offsets
-        return tuple(sensors), tuple(sounds), tuple(words)
+        self.first_ms = self.last_ms = self.largest_gap_ms = 0  # of event times as last tidied
 
     def tidy(self) -> tuple[bool, bool]:
         """Put events in canonical order and count repeats out.
 
         Returns whether events, and whether repeats, came in since the last time.
         """
-        duplicates = self.duplicates
-        for events in self.events:
-            if len(events) < 2:
+        before = self.counts, self.duplicates
+        first, last, gap, repeats = 1 << 62, -(1 << 62), 0, 0
+        events: list[list[Any]] = []
+        for records in self.records:
+            if not records:
+                events.append([])
                 continue
-            events.sort(key=_time_of)
-            times = list(map(_time_of, events))
-            if len(set(times)) == len(times):
-                continue  # no repeats, and the order is canonical
-            kept = _canonical(events, times)
-            self.duplicates += len(events) - len(kept)
-            events[:] = kept
-        sensors, sounds, words = self.events
-        counts = (len(sensors), len(sounds), len(words))
-        changed, self.counts = counts != self.counts, counts
-        return changed, self.duplicates != duplicates
+            kept = [record.event for record in records]
+            if len(kept) > 1:
+                kept.sort(key=_time_of)
+                times = [event.time_ms for event in kept]
+                if len(set(times)) != len(times):
+                    kept = _without_repeats(kept, times)
+                    repeats += len(records) - len(kept)
+                gap = max(gap, max(map(sub, times[1:], times)))
+            first, last = min(first, kept[0].time_ms), max(last, kept[-1].time_ms)
+            events.append(kept)
+        self.first_ms, self.last_ms, self.largest_gap_ms = first, last, gap
+        self.events, self.duplicates = events, repeats
+        self.members = tuple([tuple([record.offset for record in records]) for records in self.records])
+        self.counts = (len(events[0]), len(events[1]), len(events[2]))
+        return self.counts != before[0], repeats != before[1]
 
 
-def _canonical(events: list[Any], times: list[int]) -> list[Any]:
+def _without_repeats(events: list[Any], times: list[int]) -> list[Any]:
     """Events (in order of `times`) in canonical order and free of repeats: only those of one time are looked into."""
     kept: list[Any] = []
     start, count = 0, len(events)

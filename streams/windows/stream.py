@@ -1,122 +1,136 @@
 """The windows of one stream: its panes, what has fired, what is final, and when to look at it next. Pure.
 
-`PartitionWindows` moves it: it says how far the stream's watermark is, and this fires and closes up to there.
+`PartitionWindows` feeds it events and quiet time; everything else follows from the stream's own events.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from streams.events.types import MODALITIES
 from streams.windows.pane import Pane
-from streams.windows.types import Finished, Fired, Output, StoredWindow, WindowConfig
-
-LONG_AGO = -(1 << 62)
-FAR_AHEAD = 1 << 62
+from streams.windows.types import Fired, Output, PaneFinal, Record, StoredWindow, WindowConfig
+from streams.windows.watermark import FAR_AHEAD, LONG_AGO, StreamClock
 
 
 class StreamWindows:
     """Panes are `open` until a window that holds them has fired, then `fired` until their home window is final."""
 
     __slots__ = (
-        "closed_ms",
+        "advanced_at_clock",
+        "advanced_at_front",
+        "advanced_own_ms",
+        "check_at",
+        "clock",
         "config",
-        "due_ms",
+        "dirty",
         "final_before_ms",
         "fired",
         "firings",
-        "heard_at_ms",
-        "is_past",
+        "last_event_at",
+        "last_fired_event_ms",
+        "last_of_modality_at",
+        "last_pane_ms",
+        "left_behind_at",
+        "look_at_ms",
         "name",
-        "newest_ms",
+        "newest",
         "open",
         "pending",
-        "quiet_at_ms",
-        "sealed_before_ms",
+        "restored_before_ms",
         "silent",
         "stored",
-        "touched",
-        "wake_ms",
         "watermark_ms",
     )
 
-    def __init__(self, name: str, config: WindowConfig, sealed_before_ms: int | None) -> None:
+    def __init__(self, name: str, config: WindowConfig, restored_before_ms: int | None) -> None:
         self.name = name
         self.config = config
-        self.sealed_before_ms = sealed_before_ms  # windows that start before this were final before we began
-        self.newest_ms = LONG_AGO  # own clock
+        self.clock = StreamClock(config)
+        self.newest = self.clock.newest  # the same list: the newest event time per modality
         self.watermark_ms = LONG_AGO
+        self.restored_before_ms = restored_before_ms  # windows before it were final before we began; None: not known
         self.final_before_ms = LONG_AGO  # windows that start before this are final
-        self.open: dict[int, Pane] = {}
+        # records of panes that no window has fired of, by start, per modality
+        self.open: tuple[dict[int, list[Record]], ...] = ({}, {}, {})
         self.fired: dict[int, Pane] = {}
-        self.touched: set[int] = set()  # starts of fired panes that got something since
-        self.pending: set[int] = set()  # starts of windows with something new that have not been due
+        self.dirty: set[int] = set()  # starts of fired panes that got something since
+        self.pending: set[int] = set()  # starts of windows with something new that have not fired
         self.firings: dict[int, int] = {}  # window start -> number of its last firing
         self.stored: dict[int, StoredWindow | None] = {}
-        self.due_ms: int | None = None  # where this stream stands in the partition's heap of what is due
-        self.wake_ms = FAR_AHEAD  # or the own clock that brings it back there
-        self.heard_at_ms = 0  # on the partition's idle clock
-        self.quiet_at_ms: int | None = None  # where it stands in the heap of who may be quiet
+        self.look_at_ms = LONG_AGO  # event time of an own event at which something may have to be done
+        self.last_event_at = 0  # on the partition's idle clock
+        self.last_of_modality_at = [0, 0, 0]  # on the idle clock of each modality's input
+        self.check_at: int | None = None  # the idle clock at which to see whether the stream is quiet
+        self.left_behind_at: int | None = None  # how far the partition may be read on without an event of this stream
         self.silent = False
-        self.is_past = False  # it began where the inputs had been read past long before: it waits for itself alone
-        self.closed_ms: int | None = None  # start of the last pane that was released
+        self.last_pane_ms: int | None = None  # start of the last pane that became final
+        self.last_fired_event_ms = LONG_AGO
+        self.advanced_own_ms = LONG_AGO  # the own clock when it was last seen to have moved,
+        self.advanced_at_front = LONG_AGO  # how far the partition had been read then,
+        self.advanced_at_clock = 0  # and its idle clock
 
     # -- panes ---------------------------------------------------------------------------------------------------
 
-    def late_ms(self, start_ms: int, inputs_ms: int) -> int | None:
+    def late_ms(self, start_ms: int) -> int | None:
         """How far the watermark is past the home window of a pane, if that window is final; else None."""
         config = self.config
-        watermark = self.watermark_ms
-        if not self.is_past:  # ours may not have been looked at lately
-            watermark = max(watermark, min(self.newest_ms, inputs_ms))
-        behind = watermark - start_ms - config.size_ms
+        behind = self.watermark_ms - start_ms - config.size_ms
         if behind >= config.allowed_lateness_ms:
             return behind
-        if start_ms < self.final_before_ms:  # closed by silence: as late as the newest window that was closed makes it
+        if start_ms < self.final_before_ms:  # closed because the stream stopped: as late as that makes it
             return self.final_before_ms - config.hop_ms - start_ms + config.allowed_lateness_ms
         return None
 
-    def pane(self, start_ms: int) -> Pane:
-        """A new pane, or one that has fired and gets something more."""
+    def records(self, start_ms: int, modality: int) -> list[Record]:
+        """Where records of a pane go: a new pane, or one that has fired and gets something more."""
         pane = self.fired.get(start_ms)
         if pane is None:
-            pane = Pane(start_ms)
             if self.watermark_ms < start_ms + self.config.hop_ms:
-                self.open[start_ms] = pane
-                return pane
-            self.fired[start_ms] = pane  # windows that hold it are past their time already
-        self.touched.add(start_ms)
-        return pane
-
-    def newest_of(self, modality: int) -> int:
-        """The newest event time of a modality in the panes that are held."""
-        panes = (*self.open.values(), *self.fired.values())
-        held = [pane for pane in panes if pane.events[modality]]
-        if not held:
-            return LONG_AGO
-        newest: int = max(event.time_ms for event in max(held, key=lambda pane: pane.start_ms).events[modality])
-        return newest
+                records = self.open[modality][start_ms] = []
+                look_at_ms = start_ms + self.config.hop_ms + min(self.config.disorder_ms)
+                if look_at_ms < self.look_at_ms:
+                    self.look_at_ms = look_at_ms
+                return records
+            pane = self.fired[start_ms] = Pane([[], [], []])  # windows that hold it are past their time already
+        # its windows fire again with the stream's next event that is not late: late ones that follow are taken along
+        self.dirty.add(start_ms)
+        self.look_at_ms = LONG_AGO
+        return pane.records[modality]
 
     @property
     def is_empty(self) -> bool:
-        return not self.open and not self.fired
+        return not self.fired and not any(self.open)
+
+    @property
+    def open_panes(self) -> set[int]:
+        """Starts of the panes that no window has fired of."""
+        sensors, sounds, captions = self.open
+        return {*sensors, *sounds, *captions}
 
     # -- time ----------------------------------------------------------------------------------------------------
 
+    def advance(self, emit: Callable[[Output], None], idle: Sequence[bool] = (False, False, False)) -> None:
+        """Do what the stream's own clocks call for: fire windows, release panes."""
+        self.move_to(self.clock.watermark_ms(idle), emit)
+
     def move_to(self, watermark_ms: int, emit: Callable[[Output], None]) -> None:
         """Fire every window that ends by the watermark and has something new; release panes that are final by it."""
-        self.watermark_ms = max(self.watermark_ms, watermark_ms)
-        self.fire_through(self.watermark_ms, emit)
+        if watermark_ms > self.watermark_ms:
+            self.watermark_ms = watermark_ms
         config = self.config
+        self.fire_through(self.watermark_ms, emit)
         final_ms = self.watermark_ms - config.size_ms - config.allowed_lateness_ms  # starts up to here are final
-        for start in sorted([s for s in self.fired if s <= final_ms]):
-            self._close(start, emit)
+        if self.fired and min(self.fired) <= final_ms:
+            for start in sorted([s for s in self.fired if s <= final_ms]):
+                self._close(start, emit)
         self._settle(final_ms - final_ms % config.hop_ms + config.hop_ms)
+        self.look_at_ms = min(self._next_ms(), self.clock.limit_ms + 1)
 
-    def fall_silent(self, emit: Callable[[Output], None]) -> None:
+    def fire_all(self, emit: Callable[[Output], None]) -> None:
         """Fire everything there is; nothing more is expected."""
         if not self.is_empty:
-            self.fire_through(max((*self.open, *self.fired)) + self.config.size_ms, emit)
+            self.fire_through(max((*self.open_panes, *self.fired)) + self.config.size_ms, emit)
 
     def close_all(self, emit: Callable[[Output], None]) -> None:
         """Release everything that has fired."""
@@ -124,79 +138,98 @@ class StreamWindows:
             self._close(start, emit)
             self._settle(start + self.config.hop_ms)
 
-    def next_ms(self) -> int | None:
-        """The watermark at which there is something to do: a window to fire or a pane to release."""
+    def _next_ms(self) -> int:
+        """The least own clock at which there may be something to do: a window to fire or a pane to release."""
         config, when = self.config, FAR_AHEAD
-        if self.open:
-            when = min(self.open) + config.hop_ms
-        if self.touched:
-            when = min(when, min(self.touched) + config.hop_ms)
+        for opened in self.open:
+            if opened:
+                when = min(when, min(opened) + config.hop_ms)
+        if self.dirty:
+            when = min(when, min(self.dirty) + config.hop_ms)
         if self.pending:
             when = min(when, min(self.pending) + config.size_ms)
         if self.fired:
             when = min(when, min(self.fired) + config.size_ms + config.allowed_lateness_ms)
-        return when if when < FAR_AHEAD else None
+        return when + min(config.disorder_ms)
 
     def fire_through(self, end_ms: int, emit: Callable[[Output], None]) -> None:
         """Fire every window that ends by `end_ms` and is new or has something new, in order of its end."""
         size, hop = self.config.size_ms, self.config.hop_ms
-        for start in [s for s in self.open if s + hop <= end_ms]:
-            self.fired[start] = self.open.pop(start)
-            self.touched.add(start)
-        for start in [s for s in self.touched if s + hop <= end_ms]:
-            self.touched.remove(start)
-            changed, repeats = self.fired[start].tidy()
-            if changed:
-                self.pending.update(range(start + hop - size, start + hop, hop))
-            elif repeats:
-                self.pending.add(start)  # the home window tells of repeats
+        for modality, opened in enumerate(self.open):
+            if opened:
+                for start in [s for s in opened if s + hop <= end_ms]:
+                    pane = self.fired.get(start)
+                    if pane is None:
+                        pane = self.fired[start] = Pane([[], [], []])
+                        self.dirty.add(start)
+                    pane.records[modality] = opened.pop(start)
+        if self.dirty:
+            for start in sorted([s for s in self.dirty if s + hop <= end_ms]):
+                self.dirty.remove(start)
+                pane = self.fired[start]
+                changed, repeats = pane.tidy()
+                if changed:
+                    self._learn(pane)
+                    self.pending.update(range(start + hop - size, start + hop, hop))
+                elif repeats:
+                    self.pending.add(start)  # the home window tells of repeats
         if not self.pending:
             return
         # windows that were final before are left alone
-        final = max(self.final_before_ms, self.sealed_before_ms or LONG_AGO)
+        final = max(self.final_before_ms, self.restored_before_ms or LONG_AGO)
         for start in sorted(self.pending):
             if start + size <= end_ms:
                 self.pending.remove(start)
                 if start >= final:
                     emit(self._fire(start))
 
+    def _learn(self, pane: Pane) -> None:
+        gap = pane.largest_gap_ms
+        if self.last_fired_event_ms > LONG_AGO:
+            gap = max(gap, pane.first_ms - self.last_fired_event_ms)
+        self.last_fired_event_ms = max(self.last_fired_event_ms, pane.last_ms)
+        self.clock.learn_interval(gap)
+
     def _fire(self, start: int) -> Fired:
         size, hop, fired = self.config.size_ms, self.config.hop_ms, self.fired
         firing = self.firings.get(start, -1) + 1
         self.firings[start] = firing
         home = fired.get(start)
-        # copies: a late event sorts into its pane while the window is on its way
         if size == hop and home is not None:
-            contents = [list(events) for events in home.events]
+            contents: Sequence[list[object]] = home.events
         else:
             panes = [fired[s] for s in range(start, start + size, hop) if s in fired]
             contents = [[e for pane in panes for e in pane.events[m]] for m in range(len(MODALITIES))]
+        readings, clips, captions = contents
         return Fired(
             self.name,
             start,
             start + size,
             firing,
-            contents[0],
-            contents[1],
-            contents[2],
+            readings,  # type: ignore[arg-type]  # each list holds the events of its modality
+            clips,  # type: ignore[arg-type]
+            captions,  # type: ignore[arg-type]
             home.counts if home else (0, 0, 0),
             home.duplicates if home else 0,
-            home.origins() if home else ((), (), ()),
+            home.members if home else ((), (), ()),
             self.stored.get(start),
+            self.clock.interval_ms,
         )
 
     def _close(self, start: int, emit: Callable[[Output], None]) -> None:
         pane = self.fired.pop(start)
-        self.closed_ms = start
-        self.touched.discard(start)
-        emit(Finished(self.name, start, pane.origins()))
+        self.last_pane_ms = start
+        if start in self.dirty:
+            self.dirty.remove(start)
+            pane.tidy()
+        emit(PaneFinal(self.name, start, pane.members))
 
     def _settle(self, final_before_ms: int) -> None:
         """Windows that start before this are final: nothing of them need be known any more."""
         if final_before_ms <= self.final_before_ms:
             return
         self.final_before_ms = final_before_ms
-        for start in [s for s in self.firings if s < final_before_ms]:
-            del self.firings[start]
-        for start in [s for s in self.stored if s < final_before_ms]:
-            del self.stored[start]
+        for known in (self.firings, self.stored):
+            if known:
+                for start in [s for s in known if s < final_before_ms]:
+                    del known[start]

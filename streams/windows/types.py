@@ -1,7 +1,7 @@
-"""What the window operator takes and gives: records, panes, fired windows, late events. Pure.
+"""What the window operator takes and gives: records, fired windows, final panes, late events, idle streams. Pure.
 
 Events are kept in panes of one hop. The *home* window of a pane is the last one that holds it, the one that starts
-with it: an event is finished when its home window is final, and counts in that window's totals only.
+with it: an event is final when its home window is final, and counts in that window's totals only.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from streams.events.types import Caption, Clip, Event, Reading
+from streams.events.types import Caption, Clip, Event, Reading, Reason
 
 _NAMESPACE = uuid.UUID("5e450b1a-0f1c-5d2e-9c55-ba5e0d0c0de5")
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode  # keys of dicts in order
@@ -26,14 +26,18 @@ def window_id(stream: str, start_ms: int, size_ms: int, model_version: str) -> s
 
 @dataclass(frozen=True, slots=True)
 class WindowConfig:
-    """All in milliseconds; `disorder_ms` is in the order of `events.MODALITIES`. `hop_ms` divides `size_ms`."""
+    """Times in milliseconds; tuples are in the order of `events.types.MODALITIES`. `hop_ms` divides `size_ms`."""
 
     size_ms: int = 10_000
     hop_ms: int = 10_000
     disorder_ms: tuple[int, int, int] = (2_000, 2_000, 2_000)
     allowed_lateness_ms: int = 30_000
     idle_timeout_ms: int = 10_000
-    max_drift_ms: int = 120_000
+    max_wait_ms: tuple[int, int, int] = (2_000, 2_000, 2_000)
+    max_jump_ms: int = 60_000
+    modality_memory_ms: int = 600_000
+    max_stream_lag_ms: int = 600_000
+    max_pane_events: int = 100_000
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
@@ -53,6 +57,7 @@ class StoredWindow:
     content_hash: str
     members: tuple[frozenset[int], ...]  # offsets per modality of the events of its home pane, repeats included
     payload: Any = None  # the caller's own
+    foreign: bool = False  # made of records that are not in this partition of these topics: it cannot be rebuilt
 
 
 @dataclass(slots=True, eq=False)
@@ -70,6 +75,7 @@ class Fired:
     duplicates: int  # repeats in the home pane
     members: tuple[tuple[int, ...], ...]  # offsets of the home pane's records per modality, repeats included
     stored: StoredWindow | None  # the same window as found in the store after a restart
+    interval_ms: int | None = None  # the stream's usual interval between events, as known when the window fired
 
     def content_hash(self) -> str:
         """SHA-256 over the canonical content: equal for equal windows, whatever the order of arrival."""
@@ -84,7 +90,7 @@ class Fired:
         return hashlib.sha256(_encode(content)).hexdigest()
 
 
-class Finished(NamedTuple):
+class PaneFinal(NamedTuple):
     """A pane's home window is final: its records may be released once all that was fired before it is stored."""
 
     stream: str
@@ -100,12 +106,24 @@ class Late(NamedTuple):
     late_ms: int
 
 
-class Silent(NamedTuple):
-    """A stream fell silent (its open windows were fired), or spoke again."""
+class Refused(NamedTuple):
+    """An event that the operator has no room for: too many streams, or too many events in one pane."""
+
+    modality: int
+    record: Record
+    reason: Reason
+    detail: str
+
+
+class StreamIdle(NamedTuple):
+    """A stream stopped (`active` False: nothing came for several of its usual intervals), or resumed.
+
+    `event_ms`: event time of its newest event when it stopped, or of the event that ended the silence.
+    """
 
     stream: str
-    last_event_ms: int
-    silent: bool
+    event_ms: int
+    active: bool
 
 
-Output = Fired | Finished | Late | Silent
+Output = Fired | PaneFinal | Late | Refused | StreamIdle

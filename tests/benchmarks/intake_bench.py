@@ -84,7 +84,7 @@ async def ours(settings: Settings, messages: int) -> dict[str, float]:
     """The real worker with inference replaced."""
     from streams.service import share_arena, spare_loaded
     from streams.serving import worker as worker_module
-    from streams.windows.types import Finished, Fired
+    from streams.windows.types import PaneFinal, Fired
     from tests.standin import StandInModel
 
     class Counting:
@@ -103,7 +103,7 @@ async def ours(settings: Settings, messages: int) -> dict[str, float]:
                 if type(output) is Fired:
                     self.windows += 1
                     self.events += output.home_events[0]
-                elif type(output) is Finished:
+                elif type(output) is PaneFinal:
                     tp = (self._topic, partition.number)
                     self._ledger.release(tp, partition.epoch, output.offsets[0])
                     self.released += len(output.offsets[0])

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 
 from streams.events.types import Reading
 from streams.kafka.ledger import OffsetLedger
-from streams.windows.operator import Finished, Fired, Late, PartitionWindows, Record, WindowConfig
+from streams.windows.operator import PartitionWindows
+from streams.windows.types import PaneFinal, Fired, Late, Record, WindowConfig
 
 SIZE_MS = 10_000
 DISORDER_MS = 2_000
@@ -61,12 +62,12 @@ def run_operator(batches: Sequence[Sequence[Record]], *, size_ms: int, hop_ms: i
 
     def take() -> None:
         nonlocal fired, finished, late
-        windows.tick(0, (False, True, True))
+        windows.tick(0, (0, 0, 0))
         for output in windows.advance():
             if type(output) is Fired:
                 fired += 1
                 counted[output.stream, output.start_ms] = (output.home_events[0], output.duplicates)
-            elif type(output) is Finished:
+            elif type(output) is PaneFinal:
                 finished += len(output.offsets[0])
                 if ledger:
                     offsets.release("readings-0", 1, output.offsets[0])
@@ -82,7 +83,7 @@ def run_operator(batches: Sequence[Sequence[Record]], *, size_ms: int, hop_ms: i
         take()
         if ledger:
             offsets.committable("readings-0")
-    windows.tick(10**9, (True, True, True))
+    windows.tick(10**9, (10**9, 10**9, 10**9))
     take()  # the idle clock stays where it is
     if ledger:
         assert offsets.committable("readings-0") == finished + late

@@ -110,7 +110,7 @@ async def test_old_panes_are_looked_up_one_by_one() -> None:
     records = [Record(1, "pump", reading(1_000)), Record(2, "pump", reading(1_500)), Record(3, "pump", reading(11_000))]
     assert p.partition.operator.push(0, records) == []
     kinds = [type(output).__name__ for output in p.partition.operator.advance()]
-    assert kinds == ["Finished", "Late", "Late"]
+    assert kinds == ["PaneFinal", "Late", "Late"]
 
 
 async def test_offsets_of_another_cluster_seal_nothing() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from streams.events.types import Caption, Reading
 from streams.windows.operator import PartitionWindows
-from streams.windows.types import Finished, Fired, Late, Output, Record, Silent, WindowConfig
+from streams.windows.types import PaneFinal, Fired, Late, Output, Record, StreamIdle, WindowConfig
 
 SENSOR, AUDIO, CAPTION = 0, 1, 2
 ALL, NONE = (True, True, True), (False, False, False)
@@ -30,12 +30,12 @@ def late(outputs: Iterable[Output]) -> list[Late]:
     return [o for o in outputs if isinstance(o, Late)]
 
 
-def finished(outputs: Iterable[Output]) -> list[Finished]:
-    return [o for o in outputs if isinstance(o, Finished)]
+def finished(outputs: Iterable[Output]) -> list[PaneFinal]:
+    return [o for o in outputs if isinstance(o, PaneFinal)]
 
 
-def silences(outputs: Iterable[Output]) -> list[Silent]:
-    return [o for o in outputs if isinstance(o, Silent)]
+def silences(outputs: Iterable[Output]) -> list[StreamIdle]:
+    return [o for o in outputs if isinstance(o, StreamIdle)]
 
 
 def spans(outputs: Iterable[Output]) -> list[tuple[int, int]]:
@@ -208,11 +208,11 @@ def as_told(outputs: Iterable[Output]) -> list[tuple[Any, ...]]:
                 assert [len(d) for d in distinct] == [len(c) for c in contents] == list(output.home_events)
                 counts = (output.firing, distinct, output.duplicates)
                 told.append(("fired", output.stream, output.start_ms, *counts, output.members))
-            case Finished():
+            case PaneFinal():
                 told.append(("finished", output.stream, output.start_ms, output.offsets))
             case Late():
                 assert output.late_ms >= 0
                 told.append(("late", output.modality, output.record.offset))
-            case Silent():
+            case StreamIdle():
                 told.append(("silent", *output))
     return told

@@ -297,7 +297,7 @@ def test_without_lateness_a_window_is_final_when_it_fires() -> None:
     p = Partition(allowed_lateness_ms=0)
     p.push(5_000)
     out = p.push(12_000)
-    assert [type(o).__name__ for o in out] == ["Fired", "Finished"]
+    assert [type(o).__name__ for o in out] == ["Fired", "PaneFinal"]
     assert len(late(p.push(9_999))) == 1
     assert not late(p.push(10_000))
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 
 from streams.events.types import Caption, Clip, Event, Reading
 from streams.windows.operator import PartitionWindows
-from streams.windows.types import Finished, Fired, Late, Output, Record, WindowConfig
+from streams.windows.types import PaneFinal, Fired, Late, Output, Record, WindowConfig
 from tests.unit.windows.support import ALL, Naive, as_told
 
 QUICK = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -216,7 +216,7 @@ def test_every_event_counts_in_one_window_and_every_offset_is_finished_once(plan
     assert sum(sum(counts) for _, counts in contents(out).values()) == len(plan.events)
     done: Counter[tuple[int, int]] = Counter()
     for output in out:
-        if isinstance(output, Finished):
+        if isinstance(output, PaneFinal):
             done.update((m, offset) for m, offsets in enumerate(output.offsets) for offset in offsets)
     assert done == Counter((m, offset) for m, log in enumerate(logs) for offset in range(len(log)))
 
@@ -238,7 +238,7 @@ def test_every_event_is_windowed_or_a_repeat_or_late_whatever_the_order(plan: Pl
         out += operator.advance()
     last = {(w.stream, w.start_ms): w for w in out if isinstance(w, Fired)}
     late = [o.record.offset for o in out if isinstance(o, Late)]
-    done = [offset for o in out if isinstance(o, Finished) for offset in o.offsets[0]]
+    done = [offset for o in out if isinstance(o, PaneFinal) for offset in o.offsets[0]]
     assert sum(sum(w.home_events) + w.duplicates for w in last.values()) + len(late) == len(events)
     assert sorted(late + done) == list(range(len(events)))
     assert sorted(offset for w in last.values() for offset in w.members[0]) == sorted(done)
@@ -250,7 +250,7 @@ def test_a_window_is_final_only_after_all_its_firings(plan: Plan) -> None:
     out, _ = play(plan)
     finished: set[tuple[str, int]] = set()
     for output in out:
-        if isinstance(output, Finished):
+        if isinstance(output, PaneFinal):
             finished.add((output.stream, output.start_ms))
         elif isinstance(output, Fired):
             assert (output.stream, output.start_ms) not in finished

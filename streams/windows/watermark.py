@@ -1,0 +1,118 @@
+"""The clock of one stream: how far its own events say that event time has come. Pure.
+
+No other stream has a say in it. A clock per modality is the newest event time of that modality, the *own clock* the
+newest of these. An event that is ahead of the own clock by more than the jump limit moves it only when a second such
+event confirms it: one reading from the future moves nothing. The *watermark* is the event time up to which nothing
+more is expected:
+
+    min(own clock, min over the modalities that the stream has of max(clock of m - disorder[m], own clock - max_wait[m]))
+
+A stream *has* a modality when it brought one within the last `modality_memory` of its own clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from streams.windows.types import WindowConfig
+
+LONG_AGO = -(1 << 62)
+FAR_AHEAD = 1 << 62
+_INTERVALS = 3  # how many of its usual intervals a stream may be quiet, and how many of them a clock may jump
+
+
+class StreamClock:
+    """Clocks of one stream in event time (ms). `newest` is by modality and may be moved by the caller up to `limit_ms`.
+
+    `limit_ms`: event times beyond it must go through `observe`, which decides whether they move the clock.
+    """
+
+    __slots__ = ("_candidates", "_config", "interval_ms", "limit_ms", "newest")
+
+    def __init__(self, config: WindowConfig) -> None:
+        self._config = config
+        self.newest = [LONG_AGO, LONG_AGO, LONG_AGO]
+        self._candidates: dict[int, int] = {}  # modality -> event time that is too far ahead to be believed alone
+        self.limit_ms = LONG_AGO  # nothing is known yet: the first event is confirmed by the second
+        self.interval_ms: int | None = None  # usual (largest recent) interval between events
+
+    @property
+    def own_ms(self) -> int:
+        return max(self.newest)
+
+    @property
+    def newest_event_ms(self) -> int:
+        """Event time of the newest event that is believed, or of what waits to be confirmed where there is none."""
+        own = max(self.newest)
+        return own if own > LONG_AGO else min(self._candidates.values(), default=LONG_AGO)
+
+    def observe(self, modality: int, time_ms: int) -> None:
+        """Take an event that may be beyond the limit."""
+        own = max(self.newest)
+        if own > LONG_AGO and time_ms <= own + self._jump_ms:
+            self._candidates.pop(modality, None)  # the modality goes on from where it was
+            self._believe(modality, time_ms)
+            return
+        # a repeat of the candidate confirms nothing: it may be the same event delivered twice
+        others = [(time, m) for m, time in self._candidates.items() if time != time_ms]
+        if not others:
+            self._candidates[modality] = time_ms
+            return
+        nearest, its_modality = min(others)
+        self._candidates.clear()
+        (low, low_m), (high, high_m) = sorted(((time_ms, modality), (nearest, its_modality)))
+        self._believe(low_m, low)
+        if high <= max(self.newest) + self._jump_ms:
+            self._believe(high_m, high)
+        else:
+            self._candidates[high_m] = high
+
+    def _believe(self, modality: int, time_ms: int) -> None:
+        if time_ms > self.newest[modality]:
+            self.newest[modality] = time_ms
+        self.limit_ms = max(self.newest) + self._jump_ms
+
+    @property
+    def _jump_ms(self) -> int:
+        """A stream that reports each hour jumps by an hour."""
+        usual = 0 if self.interval_ms is None else _INTERVALS * self.interval_ms
+        return max(self._config.max_jump_ms, usual)
+
+    def learn_interval(self, gap_ms: int) -> None:
+        """Take the largest gap between events of a window; a larger one counts at once, smaller ones slowly."""
+        gap_ms = min(gap_ms, self._config.max_stream_lag_ms)
+        if gap_ms <= 0:
+            return
+        if self.interval_ms is None or gap_ms > self.interval_ms:
+            self.interval_ms = gap_ms
+        else:
+            self.interval_ms -= (self.interval_ms - gap_ms) // 4
+
+    def quiet_after_ms(self) -> int:
+        """How long nothing may come before the open windows are fired. Of a new stream no interval is known yet."""
+        config = self._config
+        if self.interval_ms is None:
+            return 2 * config.idle_timeout_ms
+        return max(config.idle_timeout_ms, min(_INTERVALS * self.interval_ms, config.max_stream_lag_ms))
+
+    def silent_after_ms(self) -> int:
+        """How long nothing may come before the stream is reported as silent."""
+        config = self._config
+        if self.interval_ms is None:
+            return max(2 * config.idle_timeout_ms, config.max_stream_lag_ms)
+        return max(config.idle_timeout_ms, _INTERVALS * self.interval_ms)
+
+    def watermark_ms(self, idle: Sequence[bool] = (False, False, False)) -> int:
+        """Event time up to which nothing more is expected; `idle`: modalities whose input is caught up and quiet."""
+        own = max(self.newest)
+        if own == LONG_AGO:
+            return LONG_AGO
+        config, watermark = self._config, own
+        remembered = own - config.modality_memory_ms
+        for newest, is_idle, disorder, wait in zip(
+            self.newest, idle, config.disorder_ms, config.max_wait_ms, strict=True
+        ):
+            if newest < remembered or is_idle:
+                continue  # the stream does not have it, or has nothing more of it for now
+            watermark = min(watermark, max(newest - disorder, own - max(wait, disorder)))
+        return watermark
