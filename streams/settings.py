@@ -7,10 +7,11 @@ two underscores: `SENSORIUM_WINDOW__SIZE_MS=5000`. `sensorium config show` print
 from __future__ import annotations
 
 import os
+import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from streams.errors import ConfigError
@@ -85,7 +86,6 @@ class DriftSettings(Section):
     """When a stream raises an incident."""
 
     false_incidents_per_week: float = Field(1.0, gt=0, le=1000, description="tolerated false incidents per stream")
-    seed: int = Field(0, description="of what little chance there is in the detector")
 
 
 class Settings(BaseSettings):
@@ -126,7 +126,6 @@ class Settings(BaseSettings):
     broker_port: int = Field(0, ge=0, le=65535, description="port of the embedded Kafka; 0: any, then kept")
     batch_windows: int = Field(64, ge=1, le=256, description="most windows in one inference batch")
     batch_wait_ms: int = Field(100, ge=0, description="how long an inference batch waits for company")
-    torch_threads: int = Field(1, ge=1, description="threads of the model in one worker; more is slower on few cores")
     session_timeout_s: float = Field(10.0, ge=6, description="after this silence a dead worker's partitions move on")
     max_record_bytes: int = Field(67_108_864, description="largest Kafka record we create topics for")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
@@ -164,10 +163,6 @@ def load_settings(**overrides: Any) -> Settings:
 
     Raises `SettingsError` with one line per wrong setting.
     """
-    from pydantic import ValidationError
-
-    from streams.settings_report import origin_of
-
     try:
         return Settings(**{k: v for k, v in overrides.items() if v is not None})
     except ValidationError as error:
@@ -190,6 +185,23 @@ def load_settings(**overrides: Any) -> Settings:
                 f"SENSORIUM_{name.upper()} is not JSON; set one field of it, as in SENSORIUM_WINDOW__SIZE_MS=5000"
             ) from None
         raise SettingsError(f"cannot read the settings file {_settings_file()}: {error}") from None
+
+
+def origin_of(name: str) -> str:
+    """The variable or file that a setting (dotted name) was given in, or `default`."""
+    variable = "SENSORIUM_" + name.upper().replace(".", "__")
+    if any(key.upper() == variable for key in os.environ):
+        return variable
+    parent = "SENSORIUM_" + name.split(".")[0].upper()
+    if "." in name and parent in os.environ:
+        return parent
+    path = Path(os.environ.get("SENSORIUM_CONFIG", "sensorium.toml"))
+    here: Any = tomllib.loads(path.read_text()) if path.is_file() else {}
+    for part in name.split("."):
+        if not isinstance(here, dict) or part not in here:
+            return "default"
+        here = here[part]
+    return str(path)
 
 
 def _settings_file() -> Path:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import difflib
 import json
 import os
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, SecretStr
 
-from streams.settings import Settings, SettingsError
+from streams.settings import Settings, SettingsError, origin_of
 
 _OUTSIDE = ("SENSORIUM_CONFIG", "SENSORIUM_CACHE", "SENSORIUM_MAVEN", "SENSORIUM_TRACEBACK", "SENSORIUM_SOAK")
 
@@ -63,23 +61,6 @@ def _shown(value: Any) -> str:
     if isinstance(value, tuple):
         return ", ".join(str(v) for v in value) or "-"
     return str(value)
-
-
-def origin_of(name: str) -> str:
-    """The variable or file that a setting (dotted name) was given in, or `default`."""
-    variable = "SENSORIUM_" + name.upper().replace(".", "__")
-    if any(key.upper() == variable for key in os.environ):
-        return variable
-    parent = "SENSORIUM_" + name.split(".")[0].upper()
-    if "." in name and parent in os.environ:
-        return parent
-    path = Path(os.environ.get("SENSORIUM_CONFIG", "sensorium.toml"))
-    here: Any = tomllib.loads(path.read_text()) if path.is_file() else {}
-    for part in name.split("."):
-        if not isinstance(here, dict) or part not in here:
-            return "default"
-        here = here[part]
-    return str(path)
 
 
 def check(settings: Settings) -> None:

@@ -29,7 +29,7 @@ from typing import IO, Any, Self
 
 from streams.errors import DependencyError
 from streams.kafka import jvm_watchdog as broker_watch
-from streams.kafka.jars import JarError, class_path, deploy_file, fetch, read_pins, wrong_jars
+from streams.kafka.jars import JarError, class_path, data_file, fetch, read_pins, wrong_jars
 from streams.kafka.jars import cache_folder as _cache_folder
 from streams.settings import Settings
 
@@ -106,7 +106,7 @@ class Broker:
             java = _java()
             base = [str(java), *HEAP, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData"]
             base += ["--enable-native-access=ALL-UNNAMED", "--sun-misc-unsafe-memory-access=allow"]
-            base += [f"-Dsensorium.log={self.log}", f"-Dlog4j2.configurationFile={deploy_file('log4j2.properties')}"]
+            base += [f"-Dsensorium.log={self.log}", f"-Dlog4j2.configurationFile={data_file('log4j2.properties')}"]
             base += ["-cp", jars]
             if not (self.folder / "data" / "meta.properties").exists():
                 await asyncio.to_thread(self._format, base, properties)
@@ -217,7 +217,7 @@ class Broker:
             "queued.max.request.bytes": 4 * largest,  # all requests together: what they may hold of the heap
         }
         path = self.folder / "server.properties"
-        text = deploy_file("server.properties").read_text()
+        text = data_file("server.properties").read_text()
         path.write_text(text + "\n" + "".join(f"{key}={value}\n" for key, value in lines.items()))
         return path
 

@@ -1,9 +1,9 @@
 """The jars of Apache Kafka: fetched once with jgo, checked against pinned hashes every time.
 
-`deploy/kafka/jars.sha256` names every jar (`sha256  bytes  group:artifact:version`). Nothing outside that list gets
-on the class path, and no jar whose content differs. The network is needed by `fetch()` alone.
+`streams/kafka/data/jars.sha256` names every jar (`sha256  bytes  group:artifact:version`). Nothing outside that list
+gets on the class path, and no jar whose content differs. The network is needed by `fetch()` alone.
 
-New pins after a change of `ROOTS`: `python -m streams.kafka.jars > deploy/kafka/jars.sha256`.
+New pins after a change of `ROOTS`: `python -m streams.kafka.jars > streams/kafka/data/jars.sha256`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import hashlib
 import os
 import shutil
 import sys
-import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -56,21 +56,20 @@ class Jar:
         return f"{artifact}-{version}.jar"
 
 
-def deploy_file(name: str) -> Path:
-    """A file of `deploy/kafka`: beside the package in a checkout, under the prefix's `share` in an installation."""
-    candidates = (
-        Path(__file__).resolve().parents[2] / "deploy" / "kafka" / name,
-        Path(sysconfig.get_path("data")) / "share" / "sensorium" / "kafka" / name,
-    )
-    for path in candidates:
-        if path.is_file():
-            return path
-    raise JarError(f"{name} is missing at {candidates[0]}; install again with: make setup")
+def data_file(name: str) -> Path:
+    """A file that ships in this package's `data` folder, by its path: the JVM reads some of them itself.
+
+    The same in a checkout, an editable installation and a wheel. Raises `JarError` where it is missing.
+    """
+    path = Path(str(resources.files("streams.kafka"))) / "data" / name
+    if not path.is_file():
+        raise JarError(f"{path} is missing, so this installation is incomplete; install sensorium again")
+    return path
 
 
 def read_pins(path: Path | None = None) -> list[Jar]:
     """Pinned jars in the order of the class path. Raises `JarError` with file:line for a line that is none."""
-    path = path or deploy_file("jars.sha256")
+    path = path or data_file("jars.sha256")
     jars = []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
@@ -234,7 +233,7 @@ def resolve_pins() -> list[Jar]:
 
 if __name__ == "__main__":
     print("# The jars of Apache Kafka: sha256  bytes  group:artifact:version")
-    print("# made with: python -m streams.kafka.jars > deploy/kafka/jars.sha256")
+    print("# made with: python -m streams.kafka.jars > streams/kafka/data/jars.sha256")
     for pinned in resolve_pins():
         print(f"{pinned.sha256}  {pinned.size}  {pinned.coordinate}")
     sys.stdout.flush()
