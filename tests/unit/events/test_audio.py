@@ -33,9 +33,7 @@ async def clips() -> AsyncIterator[ClipDecoder]:
         yield decoder
 
 
-async def rejection_of(
-    decoder: ClipDecoder, value: bytes | None, headers: tuple[tuple[str, bytes], ...] = ()
-) -> Rejection:
+async def rejection_of(clips: ClipDecoder, value: bytes | None, headers: Headers = ()) -> Rejection:
     with pytest.raises(Rejection) as caught:
         await clips.decode(value, headers, T)
     return caught.value
