@@ -1,8 +1,8 @@
-"""Every kind of bad input we know, each with the reason it must be refused for.
+"""Every known kind of bad input, each with the reason it must be rejected for.
 
 `BAD_INPUTS` is used by the unit tests against the decoders and by the tests on real Kafka. The limits are those of
 `AUDIO`, the settings a worker under test must have; `CLAIM_ROOT` is the folder that its claim checks may point into.
-Large values and sounds are made when asked for.
+Large values and sounds are made when `value` is read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from streams.settings import AudioSettings
 
 CLAIM_ROOT = Path(__file__).resolve().parent
 AUDIO = AudioSettings(claim_roots=(CLAIM_ROOT,))
-NOW_MS = 1_800_000_000_000  # event time of all that is not wrong about time; also where the test harness's clock starts
+NOW_MS = 1_800_000_000_000  # event time of inputs whose time is right; also the start of the test harness's clock
 READINGS, CLIPS, CAPTIONS = "sensor-readings", "audio-clips", "captions"
 
 
@@ -73,7 +73,7 @@ def wav_header(*, tag: int = 1, channels: int = 1, rate: int = 16_000, bits: int
 
 @cache
 def flac_bomb() -> bytes:
-    """A FLAC file of a few kilobytes that declares, and holds, an hour."""
+    """A FLAC file of a few kilobytes that declares, and contains, an hour."""
     file = io.BytesIO()
     with soundfile.SoundFile(file, "w", 8_000, 1, format="FLAC", subtype="PCM_16") as sound:
         for _ in range(60):
@@ -128,7 +128,7 @@ def _table() -> list[BadInput]:
     senml = {"content_type": b"application/senml+json"}
     as_json = {"content_type": b"application/json"}
     good = reading({"flow": 1.5})
-    # framing
+    # envelope
     add(Reason.NO_KEY, "no key", READINGS, good, key=None)
     add(Reason.BAD_KEY, "a key that is not UTF-8", READINGS, good, key=b"pump-\xff")
     add(Reason.BAD_KEY, "a key with an escape sequence", CAPTIONS, caption("a note"), key=b"\x1b[2Jpump")
@@ -148,7 +148,7 @@ def _table() -> list[BadInput]:
     # text and numbers
     add(Reason.NOT_JSON, "not JSON", READINGS, b"flow=1.5")
     add(Reason.NOT_JSON, "JSON that stops short", READINGS, good[:-2])
-    add(Reason.NOT_JSON, "JSON nested without end", READINGS, lambda: b"[" * 1_000_000)
+    add(Reason.NOT_JSON, "JSON nested too deeply", READINGS, lambda: b"[" * 1_000_000)
     add(Reason.NOT_UTF8, "Latin-1", READINGS, '{"values": {"Füllstand": 1}}'.encode("latin-1"))
     add(Reason.NOT_FINITE, "NaN", READINGS, b'{"time": 1800000000000, "values": {"flow": NaN}}')
     add(Reason.NOT_FINITE, "a number beyond a double", READINGS, b'{"values": {"flow": 1e999}}')
@@ -159,7 +159,7 @@ def _table() -> list[BadInput]:
     add(Reason.BAD_SCHEMA, "a channel name with a line end", READINGS, reading({"a\nb": 1}))
     add(Reason.NO_VALUES, "a reading of nothing", READINGS, reading({}))
     add(Reason.TOO_MANY_CHANNELS, "10,000 channels", READINGS, lambda: reading({str(i): 0 for i in range(10_000)}))
-    add(Reason.BAD_UNIT, "units that are no text", READINGS, reading({"flow": 1}, units={"flow": 7}))
+    add(Reason.BAD_UNIT, "units that are not text", READINGS, reading({"flow": 1}, units={"flow": 7}))
     add(
         Reason.BAD_UNIT,
         "a unit that SenML does not know",
@@ -192,7 +192,7 @@ def _table() -> list[BadInput]:
     )
     add(Reason.AUDIO_RATE, "4 GHz", CLIPS, wav_header(rate=4_000_000_000, data=2) + bytes(2))
     add(Reason.AUDIO_TOO_LONG, "a FLAC bomb", CLIPS, flac_bomb)
-    add(Reason.AUDIO_TOO_LONG, "a FLAC bomb that says it is short", CLIPS, lambda: flac_with_length(flac_bomb(), 0))
+    add(Reason.AUDIO_TOO_LONG, "a FLAC bomb that declares no length", CLIPS, lambda: flac_with_length(flac_bomb(), 0))
     add(Reason.AUDIO_CODEC, "ADPCM in WAV", CLIPS, lambda: encode(tone(), 16_000, "WAV", "IMA_ADPCM"))
     add(Reason.AUDIO_CODEC, "FLAC in OGG", CLIPS, lambda: vorbis().replace(b"\x01vorbis", b"\x7fFLAC\x01\x00", 1))
     add(Reason.AUDIO_FORMAT, "MP3", CLIPS, mp3, content_type=b"audio/mpeg")
@@ -210,7 +210,7 @@ def _table() -> list[BadInput]:
     add(Reason.CLAIM_FORBIDDEN, "a claim outside the roots", CLIPS, claim(Path("/etc/hostname")), **as_json)
     add(
         Reason.CLAIM_FORBIDDEN,
-        "a claim that climbs out",
+        "a claim with .. out of the root",
         CLIPS,
         claim(CLAIM_ROOT).replace(b'", "sha256', b'/../../etc/hostname", "sha256'),
         **as_json,

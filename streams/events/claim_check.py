@@ -1,4 +1,4 @@
-"""Claim checks: large clips that travel as a file, and on Kafka only as {"time", "uri", "sha256"}."""
+"""Claim checks: a large clip stays in a file, and its Kafka record is only {"time", "uri", "sha256"}."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MAX_CLAIM_BYTES = 16 * 1024
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """Where a clip is kept and what it must be."""
+    """Where a clip is, its SHA-256, and its event time as sent."""
 
     uri: str
     sha256: str
@@ -45,14 +45,14 @@ def parse_claim(value: bytes) -> Claim:
 
 
 def read_claim(claim: Claim, roots: Sequence[Path], max_bytes: int) -> bytes:
-    """The clip a claim check points to; blocks on the file system.
+    """Bytes of the clip that a claim check points to; blocks on the file system.
 
-    Only regular files inside one of `roots` are read, wherever links lead. Raises CLAIM_FORBIDDEN, CLAIM_MISSING,
-    CLAIM_HASH, TOO_LARGE.
+    Only regular files inside one of `roots` are read, after all links are resolved. Raises CLAIM_FORBIDDEN,
+    CLAIM_MISSING, CLAIM_HASH, TOO_LARGE.
     """
     path = _allowed_path(claim.uri, roots)
     try:
-        # not blocking: opening a FIFO must not hang
+        # non-blocking, because opening a FIFO would hang
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
@@ -77,16 +77,16 @@ def read_claim(claim: Claim, roots: Sequence[Path], max_bytes: int) -> bytes:
 
 
 def _opened_inside(descriptor: int, roots: Sequence[Path]) -> bool:
-    """Whether the open file is inside the roots: a folder may have become a link after the path was looked at."""
+    """Whether the open file is inside the roots: a folder may have become a link after the path was checked."""
     try:
         real = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
-    except OSError:  # no such folder on this system: the path's check has to do
+    except OSError:  # a system without /proc: the check of the path has to do
         return True
     return any(real.is_relative_to(root.resolve()) for root in roots)
 
 
 def _allowed_path(uri: str, roots: Sequence[Path]) -> Path:
-    """The real path behind a file URI. Whether it exists is not told for paths outside the roots."""
+    """The resolved path of a file URI. For paths outside the roots the error does not reveal whether they exist."""
     try:
         parts = urlsplit(uri)
         path = unquote(parts.path, errors="strict")
@@ -96,12 +96,12 @@ def _allowed_path(uri: str, roots: Sequence[Path]) -> Path:
         detail = f"{shown(uri, 200)} is not a local file URI (file:///...)"
         raise Rejection(Reason.CLAIM_FORBIDDEN, detail)
     if not roots:
-        detail = "no folder is open to claim checks; name one in audio.claim_roots (SENSORIUM_AUDIO__CLAIM_ROOTS)"
+        detail = "no folder is allowed for claim checks; name one in audio.claim_roots (SENSORIUM_AUDIO__CLAIM_ROOTS)"
         raise Rejection(Reason.CLAIM_FORBIDDEN, detail)
     try:
         real = Path(path).resolve()
         allowed = any(real.is_relative_to(root.resolve()) for root in roots)
-    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a name too long
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a name that is too long
         raise Rejection(Reason.CLAIM_FORBIDDEN, f"{shown(uri, 200)}: {error}") from None
     if not allowed:
         raise Rejection(Reason.CLAIM_FORBIDDEN, f"{shown(uri, 200)} is outside audio.claim_roots")

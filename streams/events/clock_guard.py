@@ -1,4 +1,4 @@
-"""Refuses events whose clock cannot be right, before they move anything."""
+"""Rejects events whose time cannot be right, before they reach the windows."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from streams.settings import WindowSettings
 
 
 class TimeGuard:
-    """Refuses events whose clock cannot be right, before they move anything.
-
-    `now_ms` is our clock (epoch ms); only the upper bound depends on it.
-    """
+    """Bounds of acceptable event times. `now_ms` is our clock (epoch ms); only the upper bound depends on it."""
 
     def __init__(self, settings: WindowSettings, now_ms: Callable[[], int]) -> None:
         self._low = settings.oldest_event_ms

@@ -1,7 +1,8 @@
-"""The decoder child: decodes FLAC and OGG with libsndfile, and nothing else. Run as a file, by `streams.events.audio`.
+"""The program of the decoder process: decodes FLAC and OGG with libsndfile, and nothing else.
 
-It is a process of its own because it feeds bytes from strangers to C code: it may crash, hang or eat memory, and is
-then killed and started again. It imports nothing of ours, writes no file, and ends with its parent.
+`streams.events.decoder_process` runs it as a file. It is a process of its own because it hands untrusted bytes to C
+code: it may crash, hang or use up its memory, and is then killed and started again. It imports nothing of this
+package, writes no file, and ends with its parent.
 
 Arguments: parent pid, max seconds, max channels, min rate, max rate (Hz), CPU seconds per clip, memory limit (bytes).
 Once ready it writes `READY`. Then, in order, for every request on stdin (u32 length, encoded clip) one answer on
@@ -32,6 +33,8 @@ _BITS_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 @dataclass(frozen=True)
 class Limits:
+    """What a clip may have: seconds, channels, sampling rates in Hz."""
+
     max_seconds: float
     max_channels: int
     min_rate: int
@@ -39,14 +42,14 @@ class Limits:
 
 
 class Refused(Exception):
-    """The clip cannot become samples; `args` are reason and detail."""
+    """The clip cannot be decoded; `args` are reason and detail."""
 
 
 def decode(encoded: bytes, limits: Limits, space: bytearray) -> tuple[int, int, memoryview]:
-    """Rate (Hz), channels and interleaved float32 samples. Raises `Refused`; checks limits before it decodes.
+    """Rate (Hz), channels and interleaved float32 samples. Raises `Refused`; limits are checked before decoding.
 
-    The samples lie in `space`, which grows as needed and is used for one clip after another: fresh memory for every
-    clip costs a tenth of its decoding.
+    The samples are in `space`, which grows as needed and is reused for every clip: allocating afresh costs a tenth of
+    the decoding time.
     """
     import soundfile
 
@@ -54,28 +57,28 @@ def decode(encoded: bytes, limits: Limits, space: bytearray) -> tuple[int, int, 
     try:
         with soundfile.SoundFile(io.BytesIO(encoded)) as sound:
             if sound.format not in ("FLAC", "OGG"):
-                raise Refused("audio_codec", f"{sound.format} in the clothes of FLAC or OGG")
+                raise Refused("audio_codec", f"{sound.format} that starts like FLAC or OGG")
             rate, channels = sound.samplerate, sound.channels
             if not 1 <= channels <= limits.max_channels:
                 raise Refused("audio_channels", f"{channels} channels, at most {limits.max_channels} are allowed")
             if not limits.min_rate <= rate <= limits.max_rate:
                 detail = f"{rate} Hz, {limits.min_rate} to {limits.max_rate} Hz are allowed"
                 raise Refused("audio_rate", detail)
-            most = int(limits.max_seconds * rate)
+            max_frames = int(limits.max_seconds * rate)
             if expected is not None:
                 # the last page of Opus counts at 48 kHz whatever rate libsndfile gives
                 expected = min(expected, sound.frames) if sound.format == "OGG" else expected
-                if expected > most:
+                if expected > max_frames:
                     raise _too_long(expected / rate, limits)
             frames, width = 0, 4 * channels
             while True:
-                # not past what the file says it holds: what may follow is no sound, and libsndfile stumbles over it
-                block = min(_BLOCK_FRAMES, most + 1 - frames, max(0, sound.frames - frames))
+                # no further than the declared length: libsndfile fails on other data that may follow
+                block = min(_BLOCK_FRAMES, max_frames + 1 - frames, max(0, sound.frames - frames))
                 if len(space) < (frames + block) * width:
                     space.extend(bytes((frames + block) * width - len(space)))
                 got = sound.buffer_read_into(memoryview(space)[frames * width : (frames + block) * width], "float32")
                 frames += got
-                if frames > most:
+                if frames > max_frames:
                     raise _too_long(frames / rate, limits)
                 if not got:
                     break
@@ -93,22 +96,22 @@ def _too_long(seconds: float, limits: Limits) -> Refused:
 
 
 def flac_frames(encoded: bytes) -> int | None:
-    """Frames that STREAMINFO declares; None where it does not know (0)."""
+    """Frames that STREAMINFO declares; None where it declares none (0)."""
     if len(encoded) < 42 or encoded[4] & 0x7F != 0:
         raise Refused("audio_corrupt", "FLAC without STREAMINFO")
     return int.from_bytes(encoded[21:26], "big") & ((1 << 36) - 1) or None
 
 
 def ogg_checksum(page: bytes) -> int:
-    """CRC of an OGG page: the polynomial of zlib's with the bits in the other order, and no inversions."""
+    """CRC of an OGG page: zlib's polynomial with reversed bit order and without inversions."""
     blank = (page[:22] + bytes(4) + page[26:]).translate(_BITS_REVERSED)
     return int(f"{zlib.crc32(blank, 0xFFFFFFFF) ^ 0xFFFFFFFF:032b}"[::-1], 2)
 
 
 def ogg_frames(encoded: bytes) -> int:
-    """Walks the pages of an OGG clip; the last page's position in samples. Refuses what is cut off or not ours.
+    """The last page's position in samples. Raises `Refused` for clips that are cut off, damaged or of another codec.
 
-    libsndfile would pass over damaged and missing pages without a word.
+    libsndfile skips damaged and missing pages without an error.
     """
     position, pages, streams, last, serial = 0, 0, 0, 0, b""
     ended = False
@@ -144,18 +147,18 @@ def ogg_frames(encoded: bytes) -> int:
 
 
 def answer(encoded: bytes, limits: Limits, space: bytearray) -> tuple[bytes, memoryview]:
-    """Status and body for one clip, in two parts: the samples are not copied."""
+    """The answer to one clip in two parts, so that the samples are not copied."""
     try:
         rate, channels, samples = decode(encoded, limits, space)
     except Refused as refused:
-        said = b"\x01" + " ".join(refused.args).encode()
+        status = b"\x01" + " ".join(refused.args).encode()
     except MemoryError:
-        said = b"\x01audio_decoder_crashed decoding needs more memory than the decoder may have"
+        status = b"\x01audio_decoder_crashed decoding needs more memory than the decoder may use"
     except Exception as error:
-        said = b"\x01" + f"audio_corrupt {type(error).__name__} while decoding".encode()
+        status = b"\x01" + f"audio_corrupt {type(error).__name__} while decoding".encode()
     else:
         return b"\x00" + struct.pack("<II", rate, channels), samples
-    return said, memoryview(b"")
+    return status, memoryview(b"")
 
 
 def serve(source: BinaryIO, sink: BinaryIO, limits: Limits, cpu_seconds: int) -> None:
@@ -173,11 +176,11 @@ def serve(source: BinaryIO, sink: BinaryIO, limits: Limits, cpu_seconds: int) ->
         sink.write(struct.pack("<I", len(head) + len(samples)) + head)
         sink.write(samples)
         sink.flush()
-        samples.release()  # or `space` could not grow
+        samples.release()  # `space` cannot grow while it is exported
 
 
 def die_with_parent(parent: int) -> None:
-    """Ask the kernel for SIGKILL when the parent goes; the end of stdin says the same everywhere else."""
+    """Ask the kernel for SIGKILL when the parent ends (Linux only; elsewhere the end of stdin ends us)."""
     if sys.platform == "linux":
         libc: Any = ctypes.CDLL(None, use_errno=True)
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -188,8 +191,8 @@ def die_with_parent(parent: int) -> None:
 def main(arguments: list[str]) -> None:
     parent, seconds, channels, low, high, cpu, memory = arguments
     die_with_parent(int(parent))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
-    import soundfile  # noqa: F401  # now, so that readiness means it works, and before memory is limited
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent decides
+    import soundfile  # noqa: F401  # now, so that READY means it works, and before memory is limited
 
     for name, limit in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_AS, int(memory))):
         with contextlib.suppress(ValueError, OSError):  # not every system has each of them
@@ -197,7 +200,7 @@ def main(arguments: list[str]) -> None:
     for pipe in (0, 1):
         with contextlib.suppress(ValueError, OSError):  # wide pipes: fewer switches between parent and child
             fcntl.fcntl(pipe, getattr(fcntl, "F_SETPIPE_SZ", 1031), 1 << 20)
-    # answers have a descriptor of their own: nothing that a library prints can get between them
+    # answers have a descriptor of their own, so that output printed by a library cannot mix with them
     sink = os.fdopen(os.dup(1), "wb", buffering=1 << 16)
     os.dup2(2, 1)
     sink.write(READY)

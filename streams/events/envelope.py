@@ -1,7 +1,7 @@
-"""What every input record has around its payload: key, headers, event time. Shared by all decoders.
+"""The envelope of an input record: key, headers, event time. Shared by all decoders.
 
-Event time is that of the payload, else of the `time` header, else the record's own timestamp. The clock of the
-machine that happens to decode is never used as an event's time: a replay must give the same events.
+Event time is that of the payload, else of the `time` header, else the record's own timestamp; never the clock of the
+machine that decodes, because a replay must give the same events.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from streams.events.types import Modality, Reason, Rejection
 
 Headers = Sequence[tuple[str, bytes | None]]
 
+JSON_TYPES = ("application/json", "text/json")
 MAX_KEY_BYTES = 256
-_KEYS_KEPT = 65_536  # stream ids remembered as good; beyond that the memory is emptied, not grown
+_KEYS_KEPT = 65_536  # valid keys cached; a full cache is emptied
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _RFC3339 = re.compile(
@@ -25,20 +26,20 @@ _RFC3339 = re.compile(
 _DECIMAL = re.compile(r"[+-]?\d{1,20}(?:\.\d{1,20})?", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)
-# what a datetime can express: years 1 to 9999
+# the range of datetime: years 1 to 9999
 MIN_MS = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MS
 MAX_MS = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MS
 
-_good_keys: dict[bytes, str] = {}
+_valid_keys: dict[bytes, str] = {}
 
 
 def has_control(text: str) -> bool:
-    """Whether `text` holds control characters (C0, DEL, C1), line separators or halves of surrogate pairs."""
+    """Whether `text` holds control characters (C0, DEL, C1), line separators or lone surrogates."""
     return _CONTROL.search(text) is not None
 
 
 def shown(value: object, limit: int = 60) -> str:
-    """`value` as it may stand in a detail: one line, printable, short."""
+    """`value` for an error message: one printable line of at most `limit` characters and an ellipsis."""
     text = ascii(value)
     return text if len(text) <= limit else text[:limit] + "..."
 
@@ -48,7 +49,7 @@ def decode_key(key: bytes | None) -> str:
 
     Raises `Rejection`: NO_KEY without one; BAD_KEY if it is not UTF-8, has control characters or is over 256 bytes.
     """
-    if key is not None and (known := _good_keys.get(key)) is not None:
+    if key is not None and (known := _valid_keys.get(key)) is not None:
         return known
     if not key:
         raise Rejection(Reason.NO_KEY, "the record has no key; the key must be the stream id")
@@ -59,15 +60,15 @@ def decode_key(key: bytes | None) -> str:
     except UnicodeDecodeError as error:
         raise Rejection(Reason.BAD_KEY, f"the key is not UTF-8 (byte {error.start})") from None
     if has_control(stream) or not stream.strip():
-        raise Rejection(Reason.BAD_KEY, f"the key {shown(stream)} has control characters or nothing but blanks")
-    if len(_good_keys) >= _KEYS_KEPT:
-        _good_keys.clear()
-    _good_keys[bytes(key)] = stream
+        raise Rejection(Reason.BAD_KEY, f"the key {shown(stream)} has control characters or only blanks")
+    if len(_valid_keys) >= _KEYS_KEPT:
+        _valid_keys.clear()
+    _valid_keys[bytes(key)] = stream
     return stream
 
 
 def header(headers: Headers, name: str) -> bytes | None:
-    """The last header called `name` (in any case), or None."""
+    """Value of the last header called `name` (lower case; headers match in any case), None without one."""
     for key, value in reversed(headers):
         if key.lower() == name:
             return value
@@ -75,7 +76,7 @@ def header(headers: Headers, name: str) -> bytes | None:
 
 
 def check_modality(headers: Headers, expected: Modality) -> None:
-    """Raises UNKNOWN_MODALITY if the `modality` header, where there is one, does not name this topic's modality."""
+    """Raises UNKNOWN_MODALITY if there is a `modality` header and it does not name the topic's modality."""
     value = header(headers, "modality")
     if value is None:
         return
@@ -112,7 +113,7 @@ def datetime_ms(moment: datetime) -> int:
 
 
 def format_ms(time_ms: int) -> str:
-    """RFC 3339 with milliseconds; years that RFC 3339 cannot write are shown as a number."""
+    """RFC 3339 with milliseconds; years that RFC 3339 cannot express are shown as a number."""
     if not MIN_MS <= time_ms <= MAX_MS:
         return f"{shown(time_ms)} ms"
     return (_EPOCH + time_ms * _MS).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -134,7 +135,7 @@ def time_of(value: object, where: str = "time") -> int:
     if isinstance(value, float) and not math.isfinite(value):
         raise _bad_time(f"{where} is {value}")
     if not MIN_MS <= value <= MAX_MS:
-        raise _bad_time(f"{where} {shown(value)} is no epoch time in milliseconds of the years 1 to 9999")
+        raise _bad_time(f"{where} {shown(value)} is not an epoch time in milliseconds within the years 1 to 9999")
     return math.floor(value)
 
 
@@ -151,7 +152,7 @@ def _parse_rfc3339(text: str, where: str) -> int:
             raise ValueError("field out of range")
     except ValueError as error:
         raise _bad_time(f"{where} {shown(text)} is not a date and time: {error}") from None
-    # to the nearest microsecond and then down, as msgspec and `datetime_ms` do it
+    # to the nearest microsecond, then rounded down, as msgspec and `datetime_ms` do
     fraction_ms = (int((fraction or "0").ljust(7, "0")[:7]) + 5) // 10_000
     time_ms = datetime_ms(moment) + fraction_ms + (1_000 if second == 60 else 0)
     offset_ms = (int(zone_h or 0) * 60 + int(zone_m or 0)) * 60_000
@@ -159,7 +160,7 @@ def _parse_rfc3339(text: str, where: str) -> int:
 
 
 def header_time(headers: Headers) -> int | None:
-    """Event time in the `time` header (epoch milliseconds in ASCII digits, or RFC 3339); None without the header."""
+    """Event time (epoch ms) of the `time` header, ASCII digits or RFC 3339; None without it. Raises BAD_TIME."""
     value = header(headers, "time")
     if value is None:
         return None
@@ -173,10 +174,10 @@ def header_time(headers: Headers) -> int | None:
 
 
 def fallback_time(headers: Headers, timestamp_ms: int | None) -> int:
-    """Event time for a payload that has none: the `time` header, else the record timestamp. Raises NO_TIME."""
+    """Event time (epoch ms) for a payload without one: the `time` header, else the record timestamp. Raises NO_TIME."""
     time_ms = header_time(headers) if headers else None
     if time_ms is not None:
         return time_ms
-    if timestamp_ms is None or timestamp_ms < 0:  # Kafka says "no timestamp" with -1
+    if timestamp_ms is None or timestamp_ms < 0:  # -1 is Kafka's "no timestamp"
         raise Rejection(Reason.NO_TIME, "no time in the payload, no time header and no record timestamp")
     return timestamp_ms

@@ -1,8 +1,8 @@
-"""From record bytes to events: sensor readings and captions here, clips in `streams.events.audio`.
+"""Readings and captions from record bytes (clips: `streams.events.audio`).
 
-Every way an input can be wrong ends in a `Rejection` with a reason and a detail that says where and what; no input
-raises anything else. The common case (one JSON object, time in milliseconds) goes through one typed msgspec decoder;
-only what that decoder refuses is looked at again, slowly, to say precisely why.
+Every invalid input raises a `Rejection` with a reason and a detail that says where and what; no input raises anything
+else. The common case (one JSON object, time in milliseconds) takes one typed msgspec decoder; what that decoder
+refuses is decoded again without types, slowly, to find out precisely why.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from streams.events.envelope import (
+    JSON_TYPES,
     MAX_MS,
     MIN_MS,
     Headers,
@@ -32,14 +33,14 @@ from streams.events.envelope import (
 from streams.events.senml import read_pack
 from streams.events.types import Caption, Modality, Reading, Reason, Rejection
 
-MAX_READINGS_BYTES = 1024 * 1024  # one record, packs and arrays included: what a Kafka broker takes by default
+MAX_READINGS_BYTES = 1024 * 1024  # one record, packs and arrays included: the default limit of a Kafka broker
 MAX_CAPTION_BYTES = 4 * 1024 * 1024
-MAX_CHANNELS = 1_024  # per reading: more is a malformed message or a spectrum, which belongs on audio-clips
+MAX_CHANNELS = 1_024  # per reading: more is a malformed message, or a spectrum, which belongs on audio-clips
 MAX_NAME_CHARS = 128
 MAX_UNIT_CHARS = 32
-MAX_VALUE = 1e18  # squares of it still fit a float32, so no statistic of a window overflows
+MAX_VALUE = 1e18  # its square fits a float32, so no statistic of a window overflows
 MAX_CAPTION_CHARS = 4_000
-_NAMES_KEPT = 65_536
+_NAMES_KEPT = 65_536  # valid names cached; a full cache is emptied
 
 _Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)]
 _EpochMs = Annotated[int, Meta(ge=MIN_MS, le=MAX_MS)]
@@ -47,7 +48,7 @@ _Value = Annotated[float, Meta(ge=-MAX_VALUE, le=MAX_VALUE)]
 
 
 class _Row(msgspec.Struct, gc=False):
-    """A reading as it is on the wire; unknown fields are ignored."""
+    """A reading as sent; unknown fields are ignored."""
 
     values: Annotated[dict[_Name, _Value | None], Meta(min_length=1, max_length=MAX_CHANNELS)]
     time: _EpochMs | float | Annotated[datetime, Meta(tz=True)] | None = None
@@ -69,10 +70,9 @@ _REFUSED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _LANG = re.compile(r"[A-Za-z]{1,8}(?:[-_][A-Za-z0-9]{1,8})*", re.ASCII)
 _BLANKS = str.maketrans("\n\t\r", "   ")
-_good_names: set[str] = set()  # channel names and units seen and found free of control characters
+_valid_names: set[str] = set()  # channel names and units without control characters
 
-_JSON_TYPES = ("application/json", "text/json")
-_PLAIN_HEADER = ("content-type", b"application/json")  # alone by far the most common: not worth a look
+_PLAIN_HEADER = ("content-type", b"application/json")  # by far the most common: needs no parsing
 _SENML_TYPES = ("application/senml+json", "application/sensml+json")
 
 
@@ -80,9 +80,9 @@ _SENML_TYPES = ("application/senml+json", "application/sensml+json")
 
 
 def decode_reading(value: bytes | None, headers: Headers, timestamp_ms: int | None) -> Reading | None:
-    """The reading of a record that is one JSON object, as most are; None for whatever `decode_readings` must look at.
+    """The reading of a record that is one JSON object, as most are; None where `decode_readings` is needed.
 
-    Raises `Rejection` only for a time or a name that cannot be used.
+    Raises `Rejection` only for an invalid time or name.
     """
     if headers and not (len(headers) == 1 and headers[0] == _PLAIN_HEADER):
         return None
@@ -92,7 +92,7 @@ def decode_reading(value: bytes | None, headers: Headers, timestamp_ms: int | No
         row = _decode_row(value)
     except _REFUSED:
         return None
-    if type(row.time) is int and row.units is None and _good_names.issuperset(row.values):
+    if type(row.time) is int and row.units is None and _valid_names.issuperset(row.values):
         return Reading(row.time, row.values)
     return _reading(row, headers, timestamp_ms)
 
@@ -101,15 +101,15 @@ def decode_readings(value: bytes | None, headers: Headers, timestamp_ms: int | N
     """Readings in one `sensor-readings` record, at least one, in the order sent (SenML: by time).
 
     `value` is a JSON object {time?, values, units?}, a non-empty array of these, or with content-type
-    application/senml+json a SenML pack (RFC 8428). Raises `Rejection`; one wrong row rejects the whole record.
+    application/senml+json a SenML pack (RFC 8428). Raises `Rejection`; one invalid row rejects the whole record.
     """
     if headers and not (len(headers) == 1 and headers[0] == _PLAIN_HEADER):
         check_modality(headers, Modality.SENSOR)
         media = content_type(headers)
         if media in _SENML_TYPES:
             return _decode_senml(_checked(value, MAX_READINGS_BYTES), headers, timestamp_ms)
-        if media is not None and media not in _JSON_TYPES:
-            known = ", ".join((_JSON_TYPES[0], _SENML_TYPES[0]))
+        if media is not None and media not in JSON_TYPES:
+            known = ", ".join((JSON_TYPES[0], _SENML_TYPES[0]))
             raise Rejection(Reason.UNKNOWN_CONTENT_TYPE, f"content-type {shown(media)} is not one of {known}")
     value = _checked(value, MAX_READINGS_BYTES)
     try:
@@ -122,9 +122,9 @@ def decode_readings(value: bytes | None, headers: Headers, timestamp_ms: int | N
 
 def _reading(row: _Row, headers: Headers, timestamp_ms: int | None) -> Reading:
     time, values, units = row.time, row.values, row.units
-    if not _good_names.issuperset(values):
+    if not _valid_names.issuperset(values):
         _check_names(values, Reason.BAD_SCHEMA, "channel")
-    if units is not None and not _good_names.issuperset(units.values()):
+    if units is not None and not _valid_names.issuperset(units.values()):
         _check_names(units.values(), Reason.BAD_UNIT, "unit")
     if type(time) is not int:
         if time is None:
@@ -140,9 +140,9 @@ def _check_names(names: Any, reason: Reason, what: str) -> None:
     for name in names:
         if has_control(name):
             raise Rejection(reason, f"{what} {shown(name)} has control characters")
-    if len(_good_names) > _NAMES_KEPT:
-        _good_names.clear()
-    _good_names.update(names)
+    if len(_valid_names) > _NAMES_KEPT:
+        _valid_names.clear()
+    _valid_names.update(names)
 
 
 def _decode_senml(value: bytes, headers: Headers, timestamp_ms: int | None) -> list[Reading]:
@@ -153,7 +153,7 @@ def _decode_senml(value: bytes, headers: Headers, timestamp_ms: int | None) -> l
 
 
 def _decode_slowly(value: bytes, headers: Headers, timestamp_ms: int | None, refusal: str) -> list[Reading]:
-    """Find out what the typed decoder did not like; also takes what it is too strict for (leap seconds)."""
+    """Find out why the typed decoder refused; also accepts what it is too strict for (leap seconds)."""
     data = _parse(value)
     if isinstance(data, list):
         if not data:
@@ -226,7 +226,7 @@ def decode_caption(value: bytes | None, headers: Headers, timestamp_ms: int | No
     """
     check_modality(headers, Modality.CAPTION)
     media = content_type(headers)
-    if media is not None and media != "text/plain" and media not in _JSON_TYPES:
+    if media is not None and media != "text/plain" and media not in JSON_TYPES:
         raise Rejection(Reason.UNKNOWN_CONTENT_TYPE, f"content-type {shown(media)} is not application/json, text/plain")
     value = _checked(value, MAX_CAPTION_BYTES)
     if media == "text/plain" or (media is None and value.lstrip()[:1] != b"{"):
@@ -294,7 +294,7 @@ def _finite(text: str, kind: Callable[[str], int | float]) -> int | float:
 
 
 def _parse(value: bytes) -> Any:
-    """Untyped JSON with a precise reason for what is wrong with it."""
+    """Untyped JSON. Raises NOT_JSON, NOT_UTF8 or NOT_FINITE, with the position."""
     try:
         return msgspec.json.decode(value)
     except _REFUSED:
@@ -314,7 +314,7 @@ def _parse(value: bytes) -> Any:
 
 
 def _kind(value: object) -> str:
-    """JSON's name for a value's type, with its article."""
+    """JSON's name for the type of a value, with an article."""
     match value:
         case None:
             return "null"

@@ -3,9 +3,9 @@
 Choices where the RFC leaves one:
 
 - A time below 2**28 is relative. It is relative to the `time` header or record timestamp, never to the clock of the
-  machine that decodes; a replay would otherwise give other events.
-- Numbers (`v`, with `bv`) are values; booleans (`vb`) become 1 and 0. Strings, data and sums (`vs`, `vd`, `s`) have
-  no place in a reading: such records are passed over, and a pack of nothing else is refused with NO_VALUES.
+  machine that decodes, because a replay must give the same events.
+- Numbers (`v`, with `bv`) are values; booleans (`vb`) become 1 and 0. A reading cannot hold strings, data
+  and sums (`vs`, `vd`, `s`): such records are skipped, and a pack without other records is rejected with NO_VALUES.
 - Two values of one name at one time become two readings.
 """
 
@@ -38,25 +38,25 @@ _REGISTRY = """
 UNITS = frozenset(_REGISTRY.split())
 
 
-def read_pack(data: Any, now_ms: Callable[[], int]) -> list[Reading]:
+def read_pack(data: Any, origin_ms: Callable[[], int]) -> list[Reading]:
     """Readings of a decoded SenML pack, by time.
 
-    `data` is parsed JSON of any shape; `now_ms` gives the epoch milliseconds that relative times count from, and is
-    called only if there are any. Raises `Rejection` (SENML_NO_NAME, BAD_UNIT, BAD_SCHEMA, BAD_TIME, NO_VALUES, and
-    whatever `now_ms` raises).
+    `data` is parsed JSON of any shape; `origin_ms` gives the epoch milliseconds that relative times count from, and is
+    called only if there are any. Raises `Rejection` (SENML_NO_NAME, BAD_UNIT, BAD_SCHEMA, BAD_TIME, NO_VALUES,
+    TOO_LARGE) and what `origin_ms` raises.
     """
     if not isinstance(data, list):
         raise Rejection(Reason.BAD_SCHEMA, "a SenML pack is an array of records")
     if len(data) > _MAX_RECORDS:
         raise Rejection(Reason.TOO_LARGE, f"the pack has {len(data)} records, at most {_MAX_RECORDS} are allowed")
     base: dict[str, Any] = {}
-    origin_ms: int | None = None
+    origin: int | None = None
     rows: dict[int, list[Reading]] = {}
     for index, record in enumerate(data):
         _check_record(record, index)
         base.update({name: value for name, value in record.items() if name in ("bn", "bt", "bu", "bv")})
         number = _number(record, base)
-        # also checked where there is no number to keep: a pack that is wrong anywhere is wrong
+        # also checked where there is no number to keep: one invalid record makes the pack invalid
         name, unit = _name(record, base, index), _unit(record, base, index)
         if name is None or number is None:
             continue
@@ -65,8 +65,8 @@ def read_pack(data: Any, now_ms: Callable[[], int]) -> list[Reading]:
             raise Rejection(Reason.BAD_TIME, f"time {seconds:g} of SenML record {index} is not seconds since 1970")
         time_ms = math.floor(seconds * 1000 + 0.5)
         if seconds < _RELATIVE_BELOW_S:
-            origin_ms = now_ms() if origin_ms is None else origin_ms
-            time_ms += origin_ms
+            origin = origin_ms() if origin is None else origin
+            time_ms += origin
         _add(rows.setdefault(time_ms, []), time_ms, name, number, unit)
     if not rows:
         raise Rejection(Reason.NO_VALUES, "the SenML pack has no numeric value")
@@ -83,7 +83,7 @@ def _add(readings: list[Reading], time_ms: int, name: str, number: float, unit: 
 
 
 def _check_record(record: Any, index: int) -> None:
-    """Types of all fields that SenML defines, the version, and fields that a reader must understand."""
+    """Check the types of all SenML fields, the version, and fields that a reader must understand."""
     if not isinstance(record, dict):
         raise Rejection(Reason.BAD_SCHEMA, f"SenML record {index} is not an object")
     for field, value in record.items():
@@ -95,23 +95,23 @@ def _check_record(record: Any, index: int) -> None:
         ):
             raise Rejection(Reason.BAD_SCHEMA, f"{field} of SenML record {index} is {shown(value)}")
         if field.endswith("_"):
-            raise Rejection(Reason.BAD_SCHEMA, f"SenML record {index} needs {shown(field)}, which we do not know")
+            raise Rejection(Reason.BAD_SCHEMA, f"SenML record {index} requires {shown(field)}, which is not supported")
     if record.get("bver", _VERSION) > _VERSION:
-        detail = f"SenML record {index} has version {shown(record['bver'])}, at most {_VERSION} is known"
+        detail = f"SenML record {index} has version {shown(record['bver'])}, at most {_VERSION} is supported"
         raise Rejection(Reason.BAD_SCHEMA, detail)
     if sum(field in record for field in _VALUES) > 1:
         raise Rejection(Reason.BAD_SCHEMA, f"SenML record {index} has more than one value")
 
 
 def _number(record: dict[str, Any], base: dict[str, Any]) -> float | None:
-    """The record's numeric value, resolved; None if it has none."""
+    """The resolved numeric value; None if the record has none."""
     if "v" in record:
         return float(record["v"]) + float(base.get("bv", 0))
     if "vb" in record:
         return float(record["vb"])
     measures = any(field in record for field in ("n", "u", "t", "ut"))
     if "bv" in base and measures and not any(field in record for field in ("vs", "vd", "s")):
-        return float(base["bv"])  # a missing value counts as 0 where there is a base value
+        return float(base["bv"])  # RFC 8428: a missing value is 0 where there is a base value
     return None
 
 

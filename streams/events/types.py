@@ -1,4 +1,4 @@
-"""What is on each topic: events, reason codes and output records, as msgspec structs.
+"""Events, reason codes and output records: the contents of every topic, as msgspec structs.
 
 An *event* is one observation of one stream in one modality: a `Reading`, a `Clip` or a `Caption`. The stream id
 is the Kafka record key and stays outside the event. All times are integer milliseconds since the epoch, UTC.
@@ -26,15 +26,10 @@ MODALITIES: tuple[Modality, ...] = tuple(Modality)
 MODALITY_BIT: dict[Modality, int] = {m: 1 << i for i, m in enumerate(MODALITIES)}
 
 
-def mask_names(mask: int) -> list[str]:
-    """Names of the modalities present in a bit mask, in bit order."""
-    return [m.value for m in MODALITIES if mask & MODALITY_BIT[m]]
-
-
 class Reason(StrEnum):
-    """Why an event did not become part of a window. Shared by dead letters, metrics, logs and the API."""
+    """Why an event is in no window. The codes are those of dead letters, metrics, logs and the API."""
 
-    # framing
+    # envelope
     NO_KEY = "no_key"
     BAD_KEY = "bad_key"
     EMPTY = "empty"
@@ -59,8 +54,8 @@ class Reason(StrEnum):
     CLOCK_BEHIND = "clock_behind"
     # sound
     AUDIO_EMPTY = "audio_empty"
-    AUDIO_FORMAT = "audio_format"  # not a kind of file we read
-    AUDIO_CODEC = "audio_codec"  # such a file, but coded in a way we do not read
+    AUDIO_FORMAT = "audio_format"  # not WAV, FLAC or OGG
+    AUDIO_CODEC = "audio_codec"  # one of these, with a codec that is not supported
     AUDIO_CORRUPT = "audio_corrupt"
     AUDIO_CHANNELS = "audio_channels"
     AUDIO_RATE = "audio_rate"
@@ -79,7 +74,7 @@ class Reason(StrEnum):
 
 
 class Rejection(Exception):
-    """An input that cannot become an event; it goes to `dead-letters` with `reason` and `detail`."""
+    """An input that is not a valid event; it goes to `dead-letters` with `reason` and `detail`."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -88,7 +83,7 @@ class Rejection(Exception):
 
 
 class Reading(msgspec.Struct, frozen=True, gc=False):
-    """One row of sensor values at one time. `None` is a missing value; NaN never gets this far."""
+    """One row of sensor values at one time. `None` is a missing value; NaN is rejected before."""
 
     time_ms: int
     values: dict[str, float | None]
@@ -99,16 +94,17 @@ class Clip(msgspec.Struct, frozen=True, gc=False):
     """One decoded sound clip. `samples`: int16 mono PCM at 16 kHz, shape (n,). `time_ms` is the first sample's."""
 
     time_ms: int
-    sha256: str  # of the encoded bytes as they arrived: the clip's identity
+    sha256: str  # of the encoded bytes: identifies the clip
     samples: NDArray[np.int16]
 
     @property
     def duration_ms(self) -> int:
+        """Length in milliseconds, rounded down."""
         return len(self.samples) * 1000 // CLIP_RATE_HZ
 
 
 class Caption(msgspec.Struct, frozen=True, gc=False):
-    """One line of text that somebody or something wrote about the stream."""
+    """One line of text about the stream, written by a person or a program."""
 
     time_ms: int
     text: str
@@ -121,7 +117,7 @@ CLIP_RATE_HZ = 16_000
 
 
 class RawRecord(msgspec.Struct, frozen=True, gc=False):
-    """A Kafka record as it arrived: enough to decode it, and to carry it to `dead-letters` unchanged."""
+    """A Kafka record as received: enough to decode it, and to copy it to `dead-letters` unchanged."""
 
     topic: str
     partition: int
@@ -133,7 +129,7 @@ class RawRecord(msgspec.Struct, frozen=True, gc=False):
 
 
 class WindowRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Value on the `windows` topic: what was fused. One id per window; a higher `revision` replaces a lower one."""
+    """Value on the `windows` topic. One id per window; a higher `revision` replaces a lower one."""
 
     id: str
     stream: str
@@ -141,7 +137,7 @@ class WindowRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     end_ms: int
     revision: int
     modalities: list[str]
-    events: dict[str, int]  # events whose last window this is, per modality: sums over windows count each event once
+    events: dict[str, int]  # per modality, the events whose last window this is: a sum over windows counts each once
     duplicates: int
     status: str  # warming | ok | alarm
     score: float | None

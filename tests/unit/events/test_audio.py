@@ -1,4 +1,4 @@
-"""Clips: every format we read becomes int16 mono at 16 kHz, the same bytes every time; claim checks fetch files."""
+"""Clips: every supported format becomes int16 mono at 16 kHz, always the same bytes; claim checks read files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from streams.events.audio import ClipDecoder
 from streams.events.types import Clip, Reason, Rejection
-from streams.events.wav import _MAX_TERM, _ODD_PHASES, _banded, _phases, read_wav, wav_samples
+from streams.events.wav import _MAX_PHASES, _ODD_PHASES, _banded, _phases, read_wav, wav_samples
 from streams.settings import AudioSettings
 from tests.bad_inputs import encode, flac_bomb, flac_with_length, tone, wav_header
 
@@ -33,14 +33,14 @@ async def clips() -> AsyncIterator[ClipDecoder]:
         yield decoder
 
 
-async def refusal(decoder: ClipDecoder, value: bytes | None, headers: tuple[tuple[str, bytes], ...] = ()) -> Rejection:
-    with pytest.raises(Rejection) as refused:
-        await decoder.decode(value, headers, T)
-    return refused.value
+async def rejection_of(clips: ClipDecoder, value: bytes | None, headers: Headers = ()) -> Rejection:
+    with pytest.raises(Rejection) as caught:
+        await clips.decode(value, headers, T)
+    return caught.value
 
 
 def worst(clip: Clip, expected: NDArray[Any], margin: int = 400) -> float:
-    """Largest difference from `expected` (float, full scale 1.0) in steps of int16, but for the ends."""
+    """Largest difference from `expected` (float, full scale 1.0) in steps of int16, without the ends."""
     n = min(len(clip.samples), len(expected))
     difference = clip.samples[:n].astype(float) - expected[:n] * 32_768
     return float(np.abs(difference[margin : n - margin]).max())
@@ -99,13 +99,13 @@ async def test_channels_are_averaged_and_loud_floats_clipped(clips: ClipDecoder)
 @pytest.mark.parametrize(
     "rate", [8_000, 11_025, 12_000, 16_001, 19_531, 22_050, 32_000, 44_100, 48_000, 95_999, 96_000]
 )
-async def test_every_rate_is_brought_to_16_khz_in_tune_and_in_time(clips: ClipDecoder, rate: int) -> None:
+async def test_every_rate_is_resampled_to_16_khz_with_its_pitch_and_length(clips: ClipDecoder, rate: int) -> None:
     clip = await clips.decode(encode(tone(2.0, rate), rate, "WAV", "FLOAT"), (), T)
     assert abs(len(clip.samples) - 32_000) <= 1
     assert worst(clip, tone(2.0)) <= 3
 
 
-async def test_what_16_khz_cannot_hold_is_gone_and_a_constant_stays(clips: ClipDecoder) -> None:
+async def test_frequencies_above_8_khz_are_removed_and_a_constant_is_kept(clips: ClipDecoder) -> None:
     for rate in (44_100, 47_999, 48_000):
         above = await clips.decode(encode(tone(1.0, rate, 11_000), rate, "WAV", "FLOAT"), (), T)
         assert np.abs(above.samples[400:-400]).max() <= 3  # -78 dB of full scale; it would alias to 5 kHz
@@ -129,7 +129,7 @@ def _resampled_exactly(value: bytes, rate: int, count: int) -> NDArray[np.int16]
     ratio = Fraction(16_000, rate)
     result = []
     for n in range(count):
-        if ratio.numerator > _MAX_TERM:
+        if ratio.numerator > _MAX_PHASES:
             half, table = _phases(rate)
             centre, phase = divmod((n * rate * _ODD_PHASES + 8_000) // 16_000, _ODD_PHASES)
             taps, start = table[phase], centre - half + 1
@@ -167,32 +167,32 @@ async def test_limits_hold_for_every_format(format: str) -> None:
     settings = AudioSettings(max_seconds=1.0, max_channels=2, min_rate_hz=16_000, max_rate_hz=32_000)
     async with ClipDecoder(settings) as clips:
         assert (await clips.decode(encode(tone(1.0), 16_000, format), (), T)).duration_ms == 1_000
-        assert (await refusal(clips, encode(tone(1.1), 16_000, format))).reason is Reason.AUDIO_TOO_LONG
-        assert (await refusal(clips, encode(tone(1.0, 8_000), 8_000, format))).reason is Reason.AUDIO_RATE
-        assert (await refusal(clips, encode(tone(0.5, 44_100), 44_100, format))).reason is Reason.AUDIO_RATE
+        assert (await rejection_of(clips, encode(tone(1.1), 16_000, format))).reason is Reason.AUDIO_TOO_LONG
+        assert (await rejection_of(clips, encode(tone(1.0, 8_000), 8_000, format))).reason is Reason.AUDIO_RATE
+        assert (await rejection_of(clips, encode(tone(0.5, 44_100), 44_100, format))).reason is Reason.AUDIO_RATE
         three = np.stack([tone(0.5)] * 3, axis=1)
-        assert (await refusal(clips, encode(three, 16_000, format))).reason is Reason.AUDIO_CHANNELS
+        assert (await rejection_of(clips, encode(three, 16_000, format))).reason is Reason.AUDIO_CHANNELS
 
 
-async def test_a_bomb_is_refused_whatever_length_it_admits(clips: ClipDecoder) -> None:
+async def test_a_decompression_bomb_is_rejected_whatever_length_it_declares(clips: ClipDecoder) -> None:
     assert len(flac_bomb()) < 200_000
-    for admitted in (0, 3_600 * 8_000, (1 << 36) - 1):
-        refused = await refusal(clips, flac_with_length(flac_bomb(), admitted))
-        assert refused.reason is Reason.AUDIO_TOO_LONG
+    for declared in (0, 3_600 * 8_000, (1 << 36) - 1):
+        rejection = await rejection_of(clips, flac_with_length(flac_bomb(), declared))
+        assert rejection.reason is Reason.AUDIO_TOO_LONG
 
 
-async def test_channels_are_refused_before_the_samples_are_looked_at(clips: ClipDecoder) -> None:
-    refused = await refusal(clips, wav_header(channels=1_024, data=1 << 31))
-    assert refused.reason is Reason.AUDIO_CHANNELS
-    assert "1024" in refused.detail
+async def test_channels_are_checked_before_the_samples_are_read(clips: ClipDecoder) -> None:
+    rejection = await rejection_of(clips, wav_header(channels=1_024, data=1 << 31))
+    assert rejection.reason is Reason.AUDIO_CHANNELS
+    assert "1024" in rejection.detail
 
 
 @pytest.mark.parametrize("format", ["WAV", "FLAC", "OGG"])
 async def test_a_clip_cut_off_anywhere_is_corrupt(clips: ClipDecoder, format: str) -> None:
     whole = encode(tone(0.5), 16_000, format)
     for share in (0.1, 0.5, 0.9, 0.99):
-        refused = await refusal(clips, whole[: int(len(whole) * share)])
-        assert refused.reason is Reason.AUDIO_CORRUPT, (share, refused.detail)
+        rejection = await rejection_of(clips, whole[: int(len(whole) * share)])
+        assert rejection.reason is Reason.AUDIO_CORRUPT, (share, rejection.detail)
 
 
 async def test_a_page_missing_from_the_middle_of_an_ogg_is_noticed(clips: ClipDecoder) -> None:
@@ -200,8 +200,8 @@ async def test_a_page_missing_from_the_middle_of_an_ogg_is_noticed(clips: ClipDe
     starts = [i for i in range(len(whole)) if whole[i : i + 4] == b"OggS"]
     assert len(starts) > 6
     middle = len(starts) // 2
-    refused = await refusal(clips, whole[: starts[middle]] + whole[starts[middle + 1] :])
-    assert refused.reason is Reason.AUDIO_CORRUPT
+    rejection = await rejection_of(clips, whole[: starts[middle]] + whole[starts[middle + 1] :])
+    assert rejection.reason is Reason.AUDIO_CORRUPT
 
 
 @pytest.mark.parametrize("format", ["FLAC", "OGG"])
@@ -210,8 +210,8 @@ async def test_a_flipped_bit_among_the_samples_is_noticed(clips: ClipDecoder, fo
     for share in (0.3, 0.6, 0.9):
         damaged = bytearray(whole)
         damaged[int(len(whole) * share)] ^= 4
-        refused = await refusal(clips, bytes(damaged))
-        assert refused.reason is Reason.AUDIO_CORRUPT, (share, refused.detail)
+        rejection = await rejection_of(clips, bytes(damaged))
+        assert rejection.reason is Reason.AUDIO_CORRUPT, (share, rejection.detail)
 
 
 @pytest.mark.parametrize(
@@ -231,16 +231,16 @@ async def test_a_flipped_bit_among_the_samples_is_noticed(clips: ClipDecoder, fo
         (None, Reason.EMPTY),
     ],
 )
-async def test_headers_that_cannot_be_are_refused(clips: ClipDecoder, value: bytes | None, reason: Reason) -> None:
-    assert (await refusal(clips, value)).reason is reason
+async def test_impossible_headers_are_rejected(clips: ClipDecoder, value: bytes | None, reason: Reason) -> None:
+    assert (await rejection_of(clips, value)).reason is reason
 
 
-async def test_the_bytes_decide_and_not_what_the_header_says_unless_it_is_no_sound(clips: ClipDecoder) -> None:
+async def test_the_format_is_taken_from_the_bytes_unless_the_content_type_is_not_audio(clips: ClipDecoder) -> None:
     value = encode(tone(), 16_000, "FLAC")
     assert await clips.decode(value, (("content-type", b"audio/wav"),), T)
     assert await clips.decode(value, (("content-type", b"application/octet-stream"),), T)
-    assert (await refusal(clips, value, (("content-type", b"image/png"),))).reason is Reason.UNKNOWN_CONTENT_TYPE
-    assert (await refusal(clips, value, (("modality", b"sensor"),))).reason is Reason.UNKNOWN_MODALITY
+    assert (await rejection_of(clips, value, (("content-type", b"image/png"),))).reason is Reason.UNKNOWN_CONTENT_TYPE
+    assert (await rejection_of(clips, value, (("modality", b"sensor"),))).reason is Reason.UNKNOWN_MODALITY
 
 
 def test_the_wav_parser_agrees_with_libsndfile_on_noise() -> None:
@@ -280,7 +280,7 @@ async def test_a_claim_check_is_the_clip_it_points_to(root: Path) -> None:
             assert late.time_ms == T
 
 
-async def test_claims_lead_nowhere_but_to_files_inside_the_roots(root: Path, tmp_path: Path) -> None:
+async def test_claims_reach_only_files_inside_the_roots(root: Path, tmp_path: Path) -> None:
     secret = tmp_path / "secret.wav"
     secret.write_bytes(encode(tone(), 16_000, "WAV"))
     (root / "link.wav").symlink_to(secret)
@@ -310,30 +310,30 @@ async def test_claims_lead_nowhere_but_to_files_inside_the_roots(root: Path, tmp
             "file://[",
             "",
         ):
-            refused = await refusal(clips, claim(uri, content), JSON)
-            assert refused.reason is Reason.CLAIM_FORBIDDEN, (uri, refused)
-            assert refused.detail.isprintable()
+            rejection = await rejection_of(clips, claim(uri, content), JSON)
+            assert rejection.reason is Reason.CLAIM_FORBIDDEN, (uri, rejection)
+            assert rejection.detail.isprintable()
         assert await clips.decode(claim((root / "inside.wav").as_uri(), content), JSON, T)
 
 
-async def test_without_roots_no_claim_is_honoured_and_the_detail_names_the_setting(root: Path) -> None:
+async def test_without_roots_claims_are_rejected_and_the_detail_names_the_setting(root: Path) -> None:
     async with ClipDecoder(AudioSettings()) as clips:
-        refused = await refusal(clips, claim((root / "x.wav").as_uri(), b""), JSON)
-    assert refused.reason is Reason.CLAIM_FORBIDDEN
-    assert "SENSORIUM_AUDIO__CLAIM_ROOTS" in refused.detail
+        rejection = await rejection_of(clips, claim((root / "x.wav").as_uri(), b""), JSON)
+    assert rejection.reason is Reason.CLAIM_FORBIDDEN
+    assert "SENSORIUM_AUDIO__CLAIM_ROOTS" in rejection.detail
 
 
-async def test_a_claimed_file_must_be_there_be_what_was_claimed_and_fit(root: Path) -> None:
+async def test_a_claimed_file_must_exist_match_its_hash_and_fit_the_limit(root: Path) -> None:
     content = encode(tone(), 16_000, "WAV")
     file = root / "clip.wav"
     async with ClipDecoder(AudioSettings(claim_roots=(root,), max_bytes=len(content))) as clips:
-        assert (await refusal(clips, claim(file.as_uri(), content), JSON)).reason is Reason.CLAIM_MISSING
+        assert (await rejection_of(clips, claim(file.as_uri(), content), JSON)).reason is Reason.CLAIM_MISSING
         file.write_bytes(content[:-1] + b"\x7f")
-        assert (await refusal(clips, claim(file.as_uri(), content), JSON)).reason is Reason.CLAIM_HASH
+        assert (await rejection_of(clips, claim(file.as_uri(), content), JSON)).reason is Reason.CLAIM_HASH
         file.write_bytes(content + b"\0")
-        assert (await refusal(clips, claim(file.as_uri(), content), JSON)).reason is Reason.TOO_LARGE
+        assert (await rejection_of(clips, claim(file.as_uri(), content), JSON)).reason is Reason.TOO_LARGE
         file.write_bytes(b"")
-        assert (await refusal(clips, claim(file.as_uri(), b""), JSON)).reason is Reason.EMPTY
+        assert (await rejection_of(clips, claim(file.as_uri(), b""), JSON)).reason is Reason.EMPTY
 
 
 @pytest.mark.parametrize(
@@ -347,5 +347,5 @@ async def test_a_claimed_file_must_be_there_be_what_was_claimed_and_fit(root: Pa
         (b'{"time": "soon", "uri": "file:///x", "sha256": "' + b"0" * 64 + b'"}', Reason.BAD_TIME),
     ],
 )
-async def test_a_claim_check_that_is_none_is_refused(clips: ClipDecoder, value: bytes, reason: Reason) -> None:
-    assert (await refusal(clips, value, JSON)).reason is reason
+async def test_an_invalid_claim_check_is_rejected(clips: ClipDecoder, value: bytes, reason: Reason) -> None:
+    assert (await rejection_of(clips, value, JSON)).reason is reason

@@ -1,10 +1,10 @@
-"""Every bad input is refused with its own reason, whoever sends it; nothing but a refusal ever comes out."""
+"""Every bad input is rejected with its own reason; decoders raise nothing but `Rejection`."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import pytest
@@ -13,16 +13,18 @@ from hypothesis import strategies as st
 
 from streams.events.audio import ClipDecoder
 from streams.events.clock_guard import TimeGuard
+from streams.events.decode import decode
 from streams.events.decoder_child import ogg_checksum
 from streams.events.envelope import decode_key
 from streams.events.json_codec import decode_caption, decode_readings
-from streams.events.types import Caption, Clip, Reading, Reason, Rejection
+from streams.events.topics import MODALITY_OF
+from streams.events.types import Caption, Clip, Event, Reading, Reason, Rejection
 from streams.settings import WindowSettings
-from tests.bad_inputs import AUDIO, BAD_INPUTS, CAPTIONS, CLIPS, NOW_MS, BadInput, encode, tone, vorbis
+from tests.bad_inputs import AUDIO, BAD_INPUTS, CLIPS, NOW_MS, BadInput, encode, tone, vorbis
 
 
 class Decoders:
-    """All decoders behind one call, on one event loop, with one decoder child."""
+    """All decoders behind one call, on one event loop, with one decoder process."""
 
     def __init__(self, runner: asyncio.Runner) -> None:
         self.runner = runner
@@ -31,15 +33,9 @@ class Decoders:
 
     def decode(
         self, topic: str, key: bytes | None, value: bytes | None, headers: tuple[tuple[str, bytes], ...]
-    ) -> list[Reading | Clip | Caption]:
+    ) -> Sequence[Event]:
         decode_key(key)
-        events: list[Reading | Clip | Caption]
-        if topic == CLIPS:
-            events = [self.runner.run(self.clips.decode(value, headers, NOW_MS))]
-        elif topic == CAPTIONS:
-            events = [decode_caption(value, headers, NOW_MS)]
-        else:
-            events = [*decode_readings(value, headers, NOW_MS)]
+        events = self.runner.run(decode(MODALITY_OF[topic], value, headers, NOW_MS, self.clips))
         for event in events:
             self.guard.check(event.time_ms)
         return events
@@ -54,16 +50,16 @@ def decoders() -> Iterator[Decoders]:
 
 
 @pytest.mark.parametrize("bad", BAD_INPUTS, ids=lambda bad: bad.name)
-def test_a_bad_input_is_refused_with_its_own_reason(bad: BadInput, decoders: Decoders) -> None:
-    with pytest.raises(Rejection) as refused:
+def test_a_bad_input_is_rejected_with_its_own_reason(bad: BadInput, decoders: Decoders) -> None:
+    with pytest.raises(Rejection) as caught:
         decoders.decode(bad.topic, bad.key, bad.value, bad.headers)
-    assert refused.value.reason is bad.reason, refused.value.detail
-    assert 5 < len(refused.value.detail) < 500
-    assert refused.value.detail.isprintable()
+    assert caught.value.reason is bad.reason, caught.value.detail
+    assert 5 < len(caught.value.detail) < 500
+    assert caught.value.detail.isprintable()
 
 
-def test_the_twenty_kinds_of_the_promise_have_twenty_reasons() -> None:
-    promised = [
+def test_twenty_kinds_of_bad_input_have_twenty_reasons() -> None:
+    kinds = [
         "not JSON",
         "NaN",
         "a number as text",
@@ -86,10 +82,10 @@ def test_the_twenty_kinds_of_the_promise_have_twenty_reasons() -> None:
         "a claim without a file",
     ]
     reasons = {bad.name: bad.reason for bad in BAD_INPUTS}
-    assert len({reasons[name] for name in promised}) == len(promised) == 20
+    assert len({reasons[name] for name in kinds}) == len(kinds) == 20
 
 
-def test_a_good_clip_after_all_of_them_still_decodes(decoders: Decoders) -> None:
+def test_a_good_clip_after_all_bad_ones_is_decoded(decoders: Decoders) -> None:
     for bad in BAD_INPUTS:
         if bad.topic == CLIPS:
             with pytest.raises(Rejection):
@@ -137,17 +133,17 @@ _VALUES = st.none() | st.binary(max_size=200) | _JSON.map(_json_bytes) | st.text
 
 @settings(max_examples=1_000, deadline=None)
 @given(value=_VALUES, headers=_ANY_HEADERS, timestamp=st.none() | st.integers(-1, 2**62), key=st.binary(max_size=40))
-def test_whatever_the_bytes_text_decoders_give_events_or_a_refusal(
+def test_any_bytes_give_events_or_a_rejection(
     value: bytes | None, headers: tuple[tuple[str, bytes], ...], timestamp: int | None, key: bytes
 ) -> None:
-    for decode in (decode_readings, decode_caption, lambda *_: decode_key(key)):
+    for decoder in (decode_readings, decode_caption, lambda *_: decode_key(key)):
         result: object = []
-        refused: Rejection | None = None
+        caught: Rejection | None = None
         try:
-            result = decode(value, headers, timestamp)  # type: ignore[operator]
+            result = decoder(value, headers, timestamp)  # type: ignore[operator]
         except Rejection as rejection:
-            refused = rejection
-        assert refused is None or refused.detail.isprintable()
+            caught = rejection
+        assert caught is None or caught.detail.isprintable()
         for event in result if isinstance(result, list) else [result]:
             if isinstance(event, Reading):
                 assert event.values
@@ -171,7 +167,7 @@ _SEEDS = [
 def _damaged_clips(draw: st.DrawFn) -> bytes:
     clip = bytearray(draw(st.sampled_from(_SEEDS)))
     for _ in range(draw(st.integers(1, 6))):
-        # headers are at the start: that is where damage hurts most
+        # headers are at the start, where damage has most effect
         at = draw(st.integers(0, 120) | st.integers(0, len(clip) - 1))
         clip[min(at, len(clip) - 1)] = draw(st.integers(0, 255))
     whole = bytes(clip[: draw(st.just(len(clip)) | st.integers(1, len(clip)))])
@@ -179,7 +175,7 @@ def _damaged_clips(draw: st.DrawFn) -> bytes:
 
 
 def _with_checksums(clip: bytes) -> bytes:
-    """OGG pages with checksums that are right again: else no damage would get as far as libsndfile."""
+    """OGG pages with corrected checksums: damage would not reach libsndfile otherwise."""
     starts = [i for i in range(len(clip) - 26) if clip[i : i + 4] == b"OggS"]
     for start, end in pairwise([*starts, len(clip)]):
         checksum = ogg_checksum(clip[start:end]).to_bytes(4, "little")
@@ -189,14 +185,14 @@ def _with_checksums(clip: bytes) -> bytes:
 
 @settings(max_examples=400, deadline=None)
 @given(value=_damaged_clips() | st.binary(max_size=100))
-def test_a_damaged_clip_gives_a_clip_within_limits_or_a_refusal(value: bytes, decoders: Decoders) -> None:
+def test_a_damaged_clip_gives_a_clip_within_limits_or_a_rejection(value: bytes, decoders: Decoders) -> None:
     reason, clip = None, None
     try:
         (clip,) = decoders.decode(CLIPS, b"pump-1", value, ())
-    except Rejection as refused:
-        reason = refused.reason
+    except Rejection as caught:
+        reason = caught.reason
     if reason is not None:
-        # damage may be anything but our fault
+        # damage must not look like a fault of the decoder
         assert reason not in (Reason.AUDIO_DECODER_TIMEOUT, Reason.AUDIO_DECODER_CRASHED)
     else:
         assert isinstance(clip, Clip)

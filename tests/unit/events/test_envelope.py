@@ -1,4 +1,4 @@
-"""Keys, headers and event times: what every record has around its payload."""
+"""The envelope of a record: key, headers, event time; and the clock guard."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from streams.events import envelope as framing
+from streams.events import envelope
 from streams.events.clock_guard import TimeGuard
 from streams.events.envelope import (
     MAX_MS,
@@ -30,7 +30,7 @@ from streams.events.types import Modality, Reason, Rejection
 from streams.settings import WindowSettings
 
 
-def refusal(work: Callable[..., Any], *args: Any) -> Rejection:
+def rejection_of(work: Callable[..., Any], *args: Any) -> Rejection:
     with pytest.raises(Rejection) as caught:
         work(*args)
     return caught.value
@@ -57,20 +57,20 @@ def test_any_text_is_a_stream_id(text: str) -> None:
         (b"x" * 257, Reason.BAD_KEY),
     ],
 )
-def test_what_is_no_stream_id_is_refused_each_time(key: bytes | None, reason: Reason) -> None:
+def test_an_invalid_stream_id_is_rejected_each_time(key: bytes | None, reason: Reason) -> None:
     for _ in range(2):
-        assert refusal(decode_key, key).reason is reason
+        assert rejection_of(decode_key, key).reason is reason
 
 
 def test_a_key_may_have_256_bytes() -> None:
     assert decode_key(b"x" * 256) == "x" * 256
 
 
-def test_good_keys_are_remembered_and_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(framing, "_KEYS_KEPT", 10)
+def test_valid_keys_are_remembered_and_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(envelope, "_KEYS_KEPT", 10)
     for n in range(1_000):
         assert decode_key(b"stream-%d" % n) == f"stream-{n}"
-    assert len(framing._good_keys) <= 10
+    assert len(envelope._valid_keys) <= 10
 
 
 # -- headers ------------------------------------------------------------------------------------------------------
@@ -88,15 +88,15 @@ def test_a_content_type_is_its_media_type_in_lower_case() -> None:
 
 
 @pytest.mark.parametrize("value", [b"text/plain; charset=latin-1", b"text/pl\xe4in"])
-def test_a_content_type_that_cannot_be_read_is_refused(value: bytes) -> None:
-    assert refusal(content_type, (("content-type", value),)).reason is Reason.UNKNOWN_CONTENT_TYPE
+def test_an_invalid_content_type_is_rejected(value: bytes) -> None:
+    assert rejection_of(content_type, (("content-type", value),)).reason is Reason.UNKNOWN_CONTENT_TYPE
 
 
 def test_a_modality_header_must_name_the_topics_modality() -> None:
     check_modality((), Modality.SENSOR)
     check_modality((("modality", b" Sensor "),), Modality.SENSOR)
-    wrong = refusal(check_modality, (("modality", b"audio"),), Modality.SENSOR)
-    unknown = refusal(check_modality, (("modality", b"smell"),), Modality.SENSOR)
+    wrong = rejection_of(check_modality, (("modality", b"audio"),), Modality.SENSOR)
+    unknown = rejection_of(check_modality, (("modality", b"smell"),), Modality.SENSOR)
     assert (wrong.reason, unknown.reason) == (Reason.UNKNOWN_MODALITY, Reason.UNKNOWN_MODALITY)
     assert "another topic" in wrong.detail
     assert "not one of" in unknown.detail
@@ -106,7 +106,7 @@ def test_a_modality_header_must_name_the_topics_modality() -> None:
 
 
 @given(st.integers(MIN_MS, MAX_MS))
-def test_a_time_that_was_written_is_read_as_it_was(time_ms: int) -> None:
+def test_a_written_time_is_read_unchanged(time_ms: int) -> None:
     assert time_of(format_ms(time_ms)) == time_ms
     assert time_of(time_ms) == time_ms
 
@@ -115,7 +115,7 @@ def test_a_time_that_was_written_is_read_as_it_was(time_ms: int) -> None:
     st.datetimes(min_value=datetime(2, 1, 1), max_value=datetime(9998, 12, 31), timezones=st.just(UTC)),
     st.integers(-23 * 60, 23 * 60),
 )
-def test_times_of_any_zone_are_those_of_the_calendar(moment: datetime, zone_minutes: int) -> None:
+def test_times_of_any_zone_agree_with_datetime(moment: datetime, zone_minutes: int) -> None:
     sign, minutes = "-" if zone_minutes < 0 else "+", abs(zone_minutes)
     local = (moment + timedelta(minutes=zone_minutes)).replace(tzinfo=None)
     text = f"{local.isoformat()}{sign}{minutes // 60:02}:{minutes % 60:02}"
@@ -165,14 +165,14 @@ def test_rfc_3339_is_read(text: str, time_ms: int) -> None:
         10**400,
     ],
 )
-def test_what_is_no_time_is_refused_in_one_line(value: object) -> None:
-    refused = refusal(time_of, value)
-    assert refused.reason is Reason.BAD_TIME
-    assert "\n" not in refused.detail
-    assert len(refused.detail) < 200
+def test_an_invalid_time_is_rejected_in_one_line(value: object) -> None:
+    rejection = rejection_of(time_of, value)
+    assert rejection.reason is Reason.BAD_TIME
+    assert "\n" not in rejection.detail
+    assert len(rejection.detail) < 200
 
 
-def test_fractions_of_a_millisecond_are_cut_towards_the_past() -> None:
+def test_fractions_of_a_millisecond_are_rounded_down() -> None:
     assert (time_of(1.9), time_of(-0.1)) == (1, -1)
 
 
@@ -181,26 +181,26 @@ def test_the_time_header_is_a_number_or_rfc_3339() -> None:
     assert header_time((("time", b" 1970-01-01T00:00:01Z "),)) == 1_000
     assert header_time((("time", b"12.75"),)) == 12
     assert header_time(()) is None
-    assert refusal(header_time, (("time", b"\xff"),)).reason is Reason.BAD_TIME
+    assert rejection_of(header_time, (("time", b"\xff"),)).reason is Reason.BAD_TIME
 
 
 def test_without_a_time_in_the_payload_the_header_counts_and_then_the_record() -> None:
     assert fallback_time((("time", b"5"),), 7) == 5
     assert fallback_time((), 7) == 7
-    assert refusal(fallback_time, (), -1).reason is Reason.NO_TIME
-    assert refusal(fallback_time, (), None).reason is Reason.NO_TIME
+    assert rejection_of(fallback_time, (), -1).reason is Reason.NO_TIME
+    assert rejection_of(fallback_time, (), None).reason is Reason.NO_TIME
 
 
 # -- the clock guard ----------------------------------------------------------------------------------------------
 
 
-def test_the_guard_lets_the_skew_pass_and_not_a_millisecond_more() -> None:
+def test_the_guard_accepts_the_skew_and_not_a_millisecond_more() -> None:
     guard = TimeGuard(WindowSettings(max_clock_skew_ms=1_000), lambda: 1_700_000_000_000)
     guard.check(1_700_000_001_000)
-    assert refusal(guard.check, 1_700_000_001_001).reason is Reason.CLOCK_AHEAD
+    assert rejection_of(guard.check, 1_700_000_001_001).reason is Reason.CLOCK_AHEAD
 
 
-def test_the_guard_asks_our_clock_each_time() -> None:
+def test_the_guard_reads_our_clock_each_time() -> None:
     now = [1_700_000_000_000]
     guard = TimeGuard(WindowSettings(), lambda: now[0])
     assert guard.bounds()[1] == 1_700_000_300_000
@@ -208,16 +208,16 @@ def test_the_guard_asks_our_clock_each_time() -> None:
     assert guard.bounds()[1] == 1_700_000_300_001
 
 
-def test_the_guard_refuses_the_distant_past_and_knows_seconds_when_it_sees_them() -> None:
+def test_the_guard_rejects_the_distant_past_and_recognises_seconds() -> None:
     guard = TimeGuard(WindowSettings(), lambda: 1_700_000_000_000)
     guard.check(946_684_800_000)
-    seconds = refusal(guard.check, 1_700_000_000)
+    seconds = rejection_of(guard.check, 1_700_000_000)
     assert seconds.reason is Reason.CLOCK_BEHIND
     assert "may be in seconds" in seconds.detail
-    assert "may be in seconds" not in refusal(guard.check, 0).detail
+    assert "may be in seconds" not in rejection_of(guard.check, 0).detail
 
 
-# -- what people read ---------------------------------------------------------------------------------------------
+# -- error messages -----------------------------------------------------------------------------------------------
 
 
 @given(st.one_of(st.text(), st.binary(), st.integers(), st.none()))
@@ -228,5 +228,5 @@ def test_anything_can_be_shown_in_one_short_printable_line(value: object) -> Non
 
 
 @pytest.mark.parametrize("time_ms", [MAX_MS + 1, MIN_MS - 1, 10**30])
-def test_times_that_no_calendar_has_are_shown_as_numbers(time_ms: int) -> None:
+def test_times_outside_the_calendar_are_shown_as_numbers(time_ms: int) -> None:
     assert format_ms(time_ms).endswith(" ms")

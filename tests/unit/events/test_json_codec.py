@@ -1,4 +1,4 @@
-"""Readings, captions, keys and event times: what is accepted, and what it becomes."""
+"""Readings and captions: which values are accepted, and the events they become."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def encoded(value: Any) -> bytes:
 
 
 def reason_of(call: Any, *arguments: Any) -> Reason:
-    with pytest.raises(Rejection) as refused:
+    with pytest.raises(Rejection) as rejection:
         call(*arguments)
-    return refused.value.reason
+    return rejection.value.reason
 
 
 # -- readings
@@ -92,14 +92,14 @@ def test_times_are_epoch_milliseconds_or_rfc_3339(time: object, expected: int) -
         "2027-01-15T08:00:00+99:00",
     ],
 )
-def test_what_is_no_time_is_refused_as_such(time: object) -> None:
+def test_an_invalid_time_is_rejected_with_its_own_reason(time: object) -> None:
     value = encoded({"time": time, "values": {"flow": 1}})
     assert reason_of(decode_readings, value, (), 1) is Reason.BAD_TIME
     assert reason_of(decode_caption, encoded({"time": time, "text": "note"}), (), 1) is Reason.BAD_TIME
 
 
 @given(st.datetimes(datetime(1, 1, 3), datetime(9999, 12, 29)), st.integers(-720, 720))
-def test_any_rfc_3339_string_means_the_same_to_both_ways_of_decoding(moment: datetime, zone_minutes: int) -> None:
+def test_any_rfc_3339_string_is_the_same_time_for_both_decoders(moment: datetime, zone_minutes: int) -> None:
     aware = moment.replace(tzinfo=UTC)
     sign, minutes = "-" if zone_minutes < 0 else "+", abs(zone_minutes)
     local = (aware + timedelta(minutes=zone_minutes)).replace(tzinfo=None)
@@ -148,20 +148,20 @@ def test_a_reading_may_have_1024_channels_and_no_more() -> None:
         ('{"values": {"": 1}}', Reason.BAD_SCHEMA, "0 characters"),
         ('{"values": {"a": 1}, "units": []}', Reason.BAD_UNIT, "units of the reading is an array"),
         ('{"values": {"a": 1}, "units": {"a": "\\u0007"}}', Reason.BAD_UNIT, "control characters"),
-        # half of a surrogate pair is no text: nothing further on could write it
+        # a lone surrogate is not valid text: no later stage could encode it
         ('{"values": {"\\ud800": 1}}', Reason.BAD_SCHEMA, "control characters"),
         ('{"values": {"a": 1}, "units": {"a": "\\ud800"}}', Reason.BAD_UNIT, "control characters"),
         ('{"values": {"a": 1}} x', Reason.NOT_JSON, "Extra data at character 21"),
     ],
 )
-def test_a_refusal_says_where_and_what(value: str, reason: Reason, detail: str) -> None:
-    with pytest.raises(Rejection) as refused:
+def test_a_rejection_names_the_field_and_the_fault(value: str, reason: Reason, detail: str) -> None:
+    with pytest.raises(Rejection) as rejection:
         decode_readings(value.encode(), (), 1)
-    assert refused.value.reason is reason
-    assert detail in refused.value.detail
+    assert rejection.value.reason is reason
+    assert detail in rejection.value.detail
 
 
-def test_a_channel_name_refused_once_is_refused_again() -> None:
+def test_an_invalid_channel_name_is_rejected_each_time() -> None:
     for _ in range(2):
         assert reason_of(decode_readings, b'{"values": {"good": 1, "\\u001b[2J": 1}}', (), 1) is Reason.BAD_SCHEMA
     assert decode_readings(b'{"values": {"good": 1}}', (), 1)
@@ -176,7 +176,7 @@ def test_a_channel_name_refused_once_is_refused_again() -> None:
     ),
     st.integers(0, 2**43),
 )
-def test_every_sound_reading_comes_out_as_it_went_in(values: dict[str, float | None], time: int) -> None:
+def test_every_valid_reading_is_decoded_unchanged(values: dict[str, float | None], time: int) -> None:
     (reading,) = decode_readings(msgspec.json.encode({"values": values, "time": time}), (), None)
     assert reading == Reading(time, {k: None if v is None else float(v) for k, v in values.items()})
 
@@ -192,7 +192,7 @@ def test_a_key_is_text_of_up_to_256_bytes() -> None:
     assert reason_of(decode_key, b"  ") is Reason.BAD_KEY
 
 
-def test_the_clock_guard_lets_through_what_its_bounds_say() -> None:
+def test_the_clock_guard_accepts_exactly_its_bounds() -> None:
     guard = TimeGuard(WindowSettings(max_clock_skew_ms=1_000), lambda: T)
     low, high = guard.bounds()
     assert high == T + 1_000
@@ -218,7 +218,7 @@ def test_a_caption_is_json_or_plain_text() -> None:
     assert reason_of(decode_caption, b"a note", JSON, 7) is Reason.NOT_JSON
 
 
-def test_line_ends_and_tabs_become_spaces_and_other_control_characters_do_not_pass() -> None:
+def test_line_ends_and_tabs_become_spaces_and_other_control_characters_are_rejected() -> None:
     assert decode_caption(b"first\r\nsecond\tthird\n", (), 1).text == "first  second third"
     for character in "\0\x07\x1b\x7f\x85\u2028":
         assert reason_of(decode_caption, f"a{character}b".encode(), (), 1) is Reason.CONTROL_CHARACTERS
@@ -232,11 +232,11 @@ def test_a_caption_has_4000_characters_at_most_whatever_their_bytes() -> None:
 
 
 @pytest.mark.parametrize("more", [{"lang": "no language"}, {"source": 7}, {"text": None}, {"lang": 1}])
-def test_wrong_fields_of_a_caption_are_refused(more: dict[str, Any]) -> None:
+def test_wrong_fields_of_a_caption_are_rejected(more: dict[str, Any]) -> None:
     assert reason_of(decode_caption, encoded({"time": T, "text": "note"} | more), (), 1) is Reason.BAD_SCHEMA
 
 
-def test_a_record_of_another_modality_is_refused_and_one_of_its_own_is_not() -> None:
+def test_a_record_of_another_modality_is_rejected() -> None:
     assert decode_caption(b"note", (("modality", b"caption"),), 1)
     assert decode_readings(b'{"values": {"a": 1}}', (("modality", b"Sensor"),), 1)
     assert reason_of(decode_caption, b"note", (("modality", b"audio"),), 1) is Reason.UNKNOWN_MODALITY

@@ -1,4 +1,4 @@
-"""SenML packs (RFC 8428) become readings: the RFC's own examples, and the rules one by one."""
+"""SenML packs (RFC 8428) as readings: the RFC's own examples, then each rule."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def senml(*records: dict[str, Any], headers: tuple[tuple[str, bytes], ...] = (),
     return decode_readings(json.dumps(records).encode(), HEADERS + headers, timestamp)
 
 
-def refusal(*records: Any) -> Reason:
-    with pytest.raises(Rejection) as refused:
+def reason_of(*records: Any) -> Reason:
+    with pytest.raises(Rejection) as caught:
         senml(*records)
-    return refused.value.reason
+    return caught.value.reason
 
 
 def test_the_rfcs_multiple_data_points_share_base_name_and_time() -> None:
@@ -62,7 +62,7 @@ def test_the_rfcs_resolved_multiple_measurements_move_from_base_to_base() -> Non
     name = "urn:dev:ow:10e2073a01080063"
     assert [(r.time_ms, r.values[name]) for r in readings] == [
         (1_320_067_464_000, 20.0),
-        (1_320_067_464_000, 24.30621),  # the same name at the same time: a reading of its own
+        (1_320_067_464_000, 24.30621),  # the same name at the same time: another reading
         (1_320_067_524_000, 20.3),
     ]
     assert [r.units for r in readings] == [{name: "%RH"}, {name: "lon"}, {name: "%RH"}]
@@ -73,9 +73,9 @@ def test_relative_times_count_from_the_record_or_its_time_header_and_never_from_
     assert senml(record)[0].time_ms == T - 10_000
     assert senml({"n": "flow", "v": 1})[0].time_ms == T
     assert senml(record, headers=(("time", b"1800000060000"),))[0].time_ms == T + 50_000
-    with pytest.raises(Rejection) as refused:
+    with pytest.raises(Rejection) as caught:
         senml(record, timestamp=-1)
-    assert refused.value.reason is Reason.NO_TIME
+    assert caught.value.reason is Reason.NO_TIME
     assert senml(record | {"bt": 1_800_000_000}, timestamp=-1)[0].time_ms == T - 10_000
 
 
@@ -89,13 +89,13 @@ def test_base_values_add_and_booleans_count_as_numbers() -> None:
     assert reading.values == {"pump/t1": 20.5, "pump/t2": 20.0, "pump/on": 1.0, "pump/off": 0.0}
 
 
-def test_strings_data_and_sums_are_passed_over_unless_there_is_nothing_else() -> None:
+def test_strings_data_and_sums_are_skipped_and_a_pack_of_nothing_else_is_rejected() -> None:
     text, data, total = {"n": "label", "vs": "on"}, {"n": "raw", "vd": "AA"}, {"n": "energy", "s": 5}
     (reading,) = senml(text, data, total, {"n": "flow", "v": 1})
     assert reading.values == {"flow": 1.0}
-    assert refusal(text, data, total) is Reason.NO_VALUES
-    assert refusal() is Reason.NO_VALUES
-    assert refusal({"bn": "pump/"}) is Reason.NO_VALUES
+    assert reason_of(text, data, total) is Reason.NO_VALUES
+    assert reason_of() is Reason.NO_VALUES
+    assert reason_of({"bn": "pump/"}) is Reason.NO_VALUES
 
 
 @pytest.mark.parametrize(
@@ -120,15 +120,15 @@ def test_strings_data_and_sums_are_passed_over_unless_there_is_nothing_else() ->
         ("flow", Reason.BAD_SCHEMA),
     ],
 )
-def test_what_the_rfc_forbids_is_refused(record: Any, reason: Reason) -> None:
-    assert refusal({"n": "good", "v": 1}, record) is reason
+def test_what_the_rfc_forbids_is_rejected(record: Any, reason: Reason) -> None:
+    assert reason_of({"n": "good", "v": 1}, record) is reason
 
 
-def test_more_channels_than_a_reading_may_have_are_refused() -> None:
+def test_more_channels_than_a_reading_may_have_are_rejected() -> None:
     assert len(senml(*({"n": f"c{i}", "v": i} for i in range(1_024)))[0].values) == 1_024
-    assert refusal(*({"n": f"c{i}", "v": i} for i in range(1_025))) is Reason.TOO_MANY_CHANNELS
+    assert reason_of(*({"n": f"c{i}", "v": i} for i in range(1_025))) is Reason.TOO_MANY_CHANNELS
 
 
-def test_a_pack_that_is_no_array_is_refused() -> None:
+def test_a_pack_that_is_not_an_array_is_rejected() -> None:
     with pytest.raises(Rejection, match="array of records"):
         decode_readings(b'{"n": "flow", "v": 1}', HEADERS, T)

@@ -1,4 +1,4 @@
-"""The decoder child: it may crash, hang, starve or be killed; only the clip that did it pays."""
+"""The decoder process may crash, hang, run out of memory or be killed; only the clip that caused it is rejected."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import numpy as np
 import psutil
 import pytest
 
-from streams.events import audio
-from streams.events.audio import ClipDecoder, DecoderUnavailable
+from streams.events import decoder_process
+from streams.events.audio import ClipDecoder
 from streams.events.decoder_child import ogg_checksum
+from streams.events.decoder_process import DecoderUnavailable
 from streams.events.types import Clip, Reason, Rejection
 from streams.settings import AudioSettings
 from tests.bad_inputs import encode, tone
@@ -23,20 +24,20 @@ from tests.bad_inputs import encode, tone
 T = 1_800_000_000_000
 FLAC = encode(tone(0.2), 16_000, "FLAC")
 
-# the real child, with a decoder that misbehaves on clips that carry a mark
-_UNRULY = r"""
+# the real child, with a decoder that misbehaves on clips that contain a mark
+_FAULTY_CHILD = r"""
 import os, runpy, sys, time
 child = runpy.run_path({path!r})
 real, answer = child["decode"], child["answer"]
-def lie(encoded, limits, space):
-    said = None
-    if b"NONSENSE" in encoded: said = b"\x07" * 50
-    if b"REASON" in encoded: said = b"\x01made_up reason"
-    if b"UNEVEN" in encoded: said = b"\x00" + (16000).to_bytes(4, "little") + (2).to_bytes(4, "little") + bytes(12)
-    if b"ZERO" in encoded: said = b"\x00" + bytes(16)
-    if b"HUGE" in encoded: said = b"\x00" * (200 << 20)
-    return answer(encoded, limits, space) if said is None else (said, memoryview(b""))
-child["serve"].__globals__["answer"] = lie
+def invalid_answer(encoded, limits, space):
+    status = None
+    if b"NONSENSE" in encoded: status = b"\x07" * 50
+    if b"REASON" in encoded: status = b"\x01made_up reason"
+    if b"UNEVEN" in encoded: status = b"\x00" + (16000).to_bytes(4, "little") + (2).to_bytes(4, "little") + bytes(12)
+    if b"ZERO" in encoded: status = b"\x00" + bytes(16)
+    if b"HUGE" in encoded: status = b"\x00" * (200 << 20)
+    return answer(encoded, limits, space) if status is None else (status, memoryview(b""))
+child["serve"].__globals__["answer"] = invalid_answer
 def decode(encoded, limits, space):
     if b"CRASH" in encoded: os.abort()
     if b"SPIN" in encoded:
@@ -52,17 +53,17 @@ child["main"](sys.argv[1:])
 
 
 @pytest.fixture
-def unruly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Makes decoders use the unruly child; gives the file that it is not allowed to write."""
+def faulty_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Makes decoders use the faulty child; returns the file that it is not allowed to write."""
     target = tmp_path / "written"
     script = tmp_path / "child.py"
-    script.write_text(_UNRULY.format(path=str(audio._CHILD), target=str(target)))
-    monkeypatch.setattr(audio, "_CHILD", script)
+    script.write_text(_FAULTY_CHILD.format(path=str(decoder_process._CHILD), target=str(target)))
+    monkeypatch.setattr(decoder_process, "_CHILD", script)
     return target
 
 
 def marked(mark: bytes) -> bytes:
-    """A good FLAC clip that carries a mark after its end."""
+    """A valid FLAC clip with a mark after its end."""
     return FLAC + mark
 
 
@@ -103,7 +104,7 @@ async def test_large_clips_in_both_directions_do_not_block_each_other() -> None:
     assert {clip.duration_ms for clip in decoded} == {8_000}
 
 
-async def test_a_clip_that_crashes_the_child_is_refused_and_its_neighbours_are_not(unruly: Path) -> None:
+async def test_a_clip_that_crashes_the_child_is_rejected_and_its_neighbours_are_not(faulty_child: Path) -> None:
     async with ClipDecoder(AudioSettings()) as clips:
         results = await asyncio.gather(
             *(outcome(clips, value) for value in [FLAC, FLAC, marked(b"CRASH"), FLAC, marked(b"CRASH"), FLAC])
@@ -114,8 +115,8 @@ async def test_a_clip_that_crashes_the_child_is_refused_and_its_neighbours_are_n
 
 
 @pytest.mark.parametrize("mark", [b"SLEEP", b"SPIN"])
-async def test_a_clip_that_hangs_the_child_is_refused_in_time_and_its_neighbours_are_not(
-    unruly: Path, mark: bytes
+async def test_a_clip_that_hangs_the_child_is_rejected_in_time_and_its_neighbours_are_not(
+    faulty_child: Path, mark: bytes
 ) -> None:
     async with ClipDecoder(AudioSettings(decode_timeout_s=1.0)) as clips:
         results = await asyncio.gather(*(outcome(clips, value) for value in [FLAC, marked(mark), FLAC]))
@@ -124,24 +125,26 @@ async def test_a_clip_that_hangs_the_child_is_refused_in_time_and_its_neighbours
     assert isinstance(results[2], Clip)
 
 
-async def test_the_child_may_neither_eat_all_memory_nor_write_files_nor_disturb_answers(unruly: Path) -> None:
+async def test_the_child_cannot_use_all_memory_or_write_files_or_disturb_answers(
+    faulty_child: Path,
+) -> None:
     async with ClipDecoder(AudioSettings()) as clips:
         results = [await outcome(clips, marked(mark)) for mark in (b"EAT", b"WRITE", b"PRINT")]
     assert results[0] is Reason.AUDIO_DECODER_CRASHED
     assert isinstance(results[1], Reason)
-    assert not unruly.exists() or unruly.stat().st_size == 0
+    assert not faulty_child.exists() or faulty_child.stat().st_size == 0
     assert isinstance(results[2], Clip)
 
 
 @pytest.mark.parametrize("mark", [b"NONSENSE", b"REASON", b"UNEVEN", b"HUGE"])
-async def test_a_child_that_answers_nonsense_is_not_believed(unruly: Path, mark: bytes) -> None:
+async def test_an_invalid_answer_of_the_child_is_rejected(faulty_child: Path, mark: bytes) -> None:
     async with ClipDecoder(AudioSettings()) as clips:
         assert await outcome(clips, marked(mark)) is Reason.AUDIO_DECODER_CRASHED
         assert await outcome(clips, marked(b"ZERO")) is Reason.AUDIO_CHANNELS
         assert isinstance(await outcome(clips, FLAC), Clip)
 
 
-async def test_killed_from_outside_while_idle_or_at_work_the_child_is_replaced_and_no_clip_blamed() -> None:
+async def test_a_child_killed_from_outside_is_replaced_and_no_clip_is_rejected() -> None:
     async with ClipDecoder(AudioSettings()) as clips:
         await clips.decode(FLAC, (), T)
         for _ in range(3):
@@ -170,7 +173,7 @@ async def test_a_stopped_child_is_killed_after_the_timeout() -> None:
         assert isinstance(await outcome(clips, FLAC), Clip)
 
 
-async def test_a_cancelled_clip_leaves_the_line_in_order() -> None:
+async def test_a_cancelled_clip_leaves_the_queue_in_order() -> None:
     async with ClipDecoder(AudioSettings()) as clips:
         await clips.decode(FLAC, (), T)
         tasks = [asyncio.create_task(clips.decode(FLAC, (), T + i)) for i in range(8)]
@@ -182,7 +185,7 @@ async def test_a_cancelled_clip_leaves_the_line_in_order() -> None:
             assert isinstance(result, asyncio.CancelledError) if i in (0, 3) else isinstance(result, Clip)
 
 
-async def test_closing_cancels_who_still_waits(unruly: Path) -> None:
+async def test_closing_cancels_waiting_requests(faulty_child: Path) -> None:
     clips = ClipDecoder(AudioSettings(decode_timeout_s=60))
     async with clips:
         await clips.decode(FLAC, (), T)
@@ -195,23 +198,23 @@ async def test_closing_cancels_who_still_waits(unruly: Path) -> None:
     assert not psutil.pid_exists(pid)
 
 
-async def test_a_child_that_cannot_start_is_the_installations_fault_and_not_the_clips(
+async def test_a_child_that_cannot_start_is_an_error_of_the_installation_and_not_of_the_clip(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = tmp_path / "child.py"
     broken.write_text("raise SystemExit(3)")
-    real = audio._CHILD
+    real = decoder_process._CHILD
     async with ClipDecoder(AudioSettings()) as clips:
-        monkeypatch.setattr(audio, "_CHILD", broken)
+        monkeypatch.setattr(decoder_process, "_CHILD", broken)
         with pytest.raises(DecoderUnavailable, match=r"ended with 3.*pip install"):
             await clips.decode(FLAC, (), T)
-        monkeypatch.setattr(audio, "_CHILD", real)
+        monkeypatch.setattr(decoder_process, "_CHILD", real)
         await clips.check()
         assert clips.child_pid is not None
         assert await clips.decode(FLAC, (), T)
 
 
-_PARENT = """
+_PARENT_SCRIPT = """
 import asyncio, sys
 sys.path.insert(0, {root!r})
 from streams.events.audio import ClipDecoder
@@ -228,10 +231,13 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
-def test_the_child_goes_when_its_parent_is_killed(end: signal.Signals) -> None:
-    root = str(Path(audio.__file__).resolve().parent.parent)
+def test_the_child_ends_when_its_parent_is_killed(end: signal.Signals) -> None:
+    script = _PARENT_SCRIPT.format(root=str(Path(decoder_process.__file__).resolve().parents[2]))
     with subprocess.Popen(
-        [sys.executable, "-c", _PARENT.format(root=root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as parent:
         assert parent.stdin is not None
         assert parent.stdout is not None
@@ -241,7 +247,7 @@ def test_the_child_goes_when_its_parent_is_killed(end: signal.Signals) -> None:
         assert child.is_running()
         parent.send_signal(end)
         parent.wait()
-    # whoever adopts it must reap it; a zombie is dead enough
+    # the process that adopts it must reap it; a zombie has ended too
     gone, alive = psutil.wait_procs([child], timeout=30)
     assert gone or all(process.status() == psutil.STATUS_ZOMBIE for process in alive)
 
