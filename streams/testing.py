@@ -28,7 +28,6 @@ import msgspec
 from aiokafka.partitioner import murmur2
 
 from models.interface import WindowModel
-from streams.drift import DriftConfig
 from streams.events.audio import ClipDecoder
 from streams.events.topics import MODALITY_OF, TOPICS
 from streams.events.types import MODALITIES, CloudEvent, IncidentEvent, Modality, WindowRecord
@@ -39,7 +38,7 @@ from streams.metrics import Metrics
 from streams.pipeline.inference import Inference
 from streams.pipeline.ingest import Intake
 from streams.pipeline.publisher import Announcer
-from streams.pipeline.recovery import Restorer
+from streams.pipeline.recovery import Restorer, drift_config
 from streams.pipeline.state import Partition
 from streams.settings import Settings
 from streams.store.base import Point, VectorStore
@@ -331,7 +330,7 @@ class Harness:
         store: VectorStore = _FusedStore(self.store, fuse)
         queue: asyncio.Queue[tuple[Partition, Output]] = asyncio.Queue(maxsize=256)
         window = self.settings.window
-        drift = DriftConfig.from_settings(self.settings)
+        drift = drift_config(self.settings)
         restorer = Restorer(store, drift, model=self._model.version, size_ms=window.size_ms, origin="harness")
         clips = ClipDecoder(self.settings.audio)
         await clips.__aenter__()

@@ -2,7 +2,7 @@
 
 Four kinds of score, each in units of its own alarm line (1.0 alarms):
 
-- `knn/<modality>`: distance of a modality's vector to the reference and recent banks: something never seen or heard;
+- `knn/<modality>`: distance of a modality's vector to the reference and recent banks: something never seen before;
 - `joint`: the same for the fused vector, with banks and spreads of its own for every modality mask, because a missing
   modality alone moves the fused vector;
 - `channel`: the channel that is farthest from its own slow baseline;
@@ -15,35 +15,37 @@ from __future__ import annotations
 import math
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from streams.drift import scores
 from streams.drift.config import DriftConfig
-from streams.drift.incidents import Told, next_step
-from streams.drift.state import Baseline, DriftState, Spread
+from streams.drift.incidents import Evidence, close_for, late_steps, next_step
+from streams.drift.reference_bank import ReferenceBanks, Row, bank_keys, distances, row_of
+from streams.drift.state import Baseline, DriftState, Past, Spread
 from streams.drift.types import Observation, Vector, Verdict
-from streams.events.types import MODALITIES, MODALITY_BIT, ChannelChange, IncidentEvent
+from streams.events.types import MODALITIES, MODALITY_BIT, ChannelChange
 
 _NAMESPACE = uuid.UUID("5e450b1a-0f1c-5d2e-9c55-d21f70000001")
 _RATIO_MAX = 10.0
-_CHANNELS_KEPT = 128
-_CHANNELS_TOLD = 5
+_CHANNELS_NAMED = 5  # in a step
 _LEARN_REFERENCE = 60  # calm windows after which the distance to the reference is known, and frozen
+_PRESENCE_MEMORY = 60  # windows over which the share of those with a modality is taken
+_MISSING = "reference windows are missing from the store: learning anew"
+_ADOPTED = "the last incident became the new normal: learning anew"
 
 
 @dataclass(slots=True)
 class _Scored:
     """Everything found out about one window, before the state moves."""
 
+    rows: dict[str, Row] = field(default_factory=dict)  # the window's vectors, by name
     ratios: dict[str, float] = field(default_factory=dict)
     distances: dict[str, float] = field(default_factory=dict)  # to both banks, by bank key
     reference_distances: dict[str, float] = field(default_factory=dict)
     changes: list[tuple[float, ChannelChange]] = field(default_factory=list)
-    scales: dict[str, float] = field(default_factory=dict)  # of channel features
+    scales: dict[str, tuple[float, float]] = field(default_factory=dict)  # by channel: of its past, and its noise
     cusum: float = 0.0
     nearest_normal: int | None = None  # window start
 
@@ -52,16 +54,15 @@ class _Scored:
         return max(self.ratios.values(), default=0.0)
 
 
-class _Bank(NamedTuple):
-    """A bank as a matrix: `rows` (n, DIM) of the windows `starts`, those of `wanted` that have such a vector."""
-
-    wanted: tuple[int, ...]
-    starts: tuple[int, ...]
-    rows: NDArray[np.float64]
-
-
 class Detector:
-    """`vectors`: by window start, those that `bank_starts(state)` names; `window_id` names windows in incidents."""
+    """Scores one stream's windows.
+
+    `vectors`: by window start, those that `bank_starts(state)` names; `window_id` names windows in incidents.
+
+    A state that was learnt with other numbers (`DriftConfig.fingerprint`), or whose reference windows are not in
+    `vectors`, cannot be continued: the stream starts anew as `warming`, its verdicts give the reason, and the first
+    of them closes an incident that the old state had open.
+    """
 
     def __init__(
         self,
@@ -74,73 +75,110 @@ class Detector:
     ) -> None:
         self.stream = stream
         self.config = config
-        self.state = state or DriftState()
         self._window_id = window_id
-        self._vectors: dict[int, Mapping[str, Vector]] = dict(vectors or {})
-        self._matrices: dict[tuple[str, bool], _Bank] = {}
         self._version = config.version
-        self.bank = _starts(self.state)  # kept from window to window
+        self._replaced: DriftState | None = None  # with an incident that the next window closes
+        if state is None:
+            self.state = DriftState(fingerprint=config.fingerprint)
+            self._banks = ReferenceBanks(config)
+        else:
+            self.state, self._banks = self._continued(state, vectors or {})
+
+    def _continued(
+        self, state: DriftState, vectors: Mapping[int, Mapping[str, Vector]]
+    ) -> tuple[DriftState, ReferenceBanks]:
+        reason = self.config.why_not(state.fingerprint)
+        if reason is None:
+            state = state.copy()
+            banks = ReferenceBanks.load(self.config, state, vectors)
+            if banks is not None:
+                return state, banks
+            reason = _MISSING
+        self._replaced = state if state.incident is not None else None
+        return DriftState(fingerprint=self.config.fingerprint, reason=reason), ReferenceBanks(self.config)
 
     @staticmethod
     def bank_starts(state: DriftState) -> list[int]:
         """Starts of all windows whose vectors the detector needs."""
-        return sorted(_starts(state))
+        return sorted(state.bank_starts())
+
+    @property
+    def bank(self) -> frozenset[int]:
+        """Starts of all windows whose vectors the detector holds; made anew at every call."""
+        return self.state.bank_starts()
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held, in bytes, to within a quarter or so: vectors, and what Python takes for the state."""
+        state = self.state
+        starts = sum(len(bank) for bank in (*state.reference.values(), *state.recent.values()))
+        small = len(state.spreads) + len(state.reference_spreads) + 2 * len(state.runs)
+        return 4_000 + self._banks.nbytes + 300 * len(state.channels) + 40 * starts + 150 * small
 
     def replace_vectors(self, start_ms: int, vectors: Mapping[str, Vector]) -> None:
         """A window was stored anew (a late event): the banks must hold what the store holds."""
-        if start_ms in self._vectors:
-            self._vectors[start_ms] = vectors
-            self._matrices.clear()
+        self._banks.replace(self.state, start_ms, vectors)
 
     # -- verdicts ------------------------------------------------------------------------------------------------
 
-    def peek(self, window: Observation) -> Verdict:
-        """What `observe` would say of the score, with no step in an incident's life and no change of state."""
-        scored = self._score(window)
-        warming = self.state.windows < self.config.warm_windows
-        return self._verdict(window, scored, warming, self.state.incident.id if self.state.incident else None)
-
     def observe(self, window: Observation) -> Verdict:
-        """Score the next window of the stream, learn from it, and tell what became of incidents."""
-        # the state that went into the last window's payload is never touched again
+        """Score the next window of the stream, learn from it, and move the incident's life on."""
+        # a state that was given away is never touched again
         state = self.state = self.state.copy()
         config = self.config
         scored = self._score(window)
         warming = state.windows < config.warm_windows
         state.windows += 1
-        told = None
-        steps: tuple[IncidentEvent, ...] = ()
+        incident, step, ended = state.incident, None, False
         if not warming:
+            state.reason = None
             self._count_runs(window, scored)
-            told = self._told(window, scored)
-            before = state.incident
-            step = next_step(state, config, told)
-            steps = (step,) if step is not None else ()
-            if before is None and state.incident is not None:
-                self._vectors[window.start_ms] = window.vectors  # what later ones may be most like
-            elif step is not None and step.kind == "adopted":
-                self._forget()
-        ended = bool(steps) and steps[0].kind in ("closed", "adopted")
-        self.state.cusum = 0.0 if ended else scored.cusum  # what was summed up belongs to the incident that is over
+            onset_ms = None if incident is not None else self._onset(window, scored)
+            if incident is not None or onset_ms is not None:
+                step = next_step(state, config, self._evidence(window, scored, onset_ms))
+            ended = step is not None and step.kind in ("closed", "adopted")
+            if incident is None and state.incident is not None:
+                self._banks.open_incident(state, window)
+            elif ended:
+                self._banks.end_incident(state)
+                if step is not None and step.kind == "adopted":
+                    state = self._forget()
+        state.cusum = 0.0 if ended else scored.cusum  # what was summed up belongs to the incident that is over
         self._learn(window, scored, warming)
-        incident = state.incident.id if state.incident else None
-        if ended:
-            incident = steps[0].id  # its last window still belongs to it
-        self._prune()
-        verdict = self._verdict(window, scored, warming, incident)
-        return Verdict(
-            status=verdict.status,
-            score=verdict.score,
-            severity=verdict.severity,
-            incident=verdict.incident,
-            steps=steps,
-            parts=verdict.parts,
-            modalities=verdict.modalities,
-        )
+        # the last window of an incident still belongs to it
+        open_id = step.id if ended and step is not None else None if state.incident is None else state.incident.id
+        verdict = self._verdict(window, scored, warming, open_id)
+        if self._replaced is not None:
+            _, step = close_for(
+                self._replaced, state.reason or _MISSING, window.end_ms, stream=self.stream, window=window.window
+            )
+            self._replaced = None
+        return verdict if step is None else replace(verdict, steps=(step,))
+
+    def review(self, window: Observation, *, previous_score: float | None = None) -> Verdict:
+        """Score a window that was scored before and has changed since, or one out of order. Changes nothing.
+
+        The window itself, where a bank holds it, is no evidence for its own normality and left out. A window above
+        the line causes steps marked late (`incidents.late_steps`), unless it was above the line before the change
+        as well: `previous_score`, if known.
+        """
+        state = self.state
+        scored = self._score(window, without=window.start_ms)
+        warming = state.windows < self.config.warm_windows
+        incident = state.incident
+        if warming or scored.worst < 1.0:
+            inside = incident is not None and window.start_ms >= incident.onset_ms
+            return self._verdict(window, scored, warming, incident.id if inside and incident is not None else None)
+        steps = late_steps(state, self.config, self._evidence(window, scored, None, late=True))
+        if previous_score is not None and previous_score >= 1.0:
+            steps = ()
+        open_id = incident.id if incident is not None else steps[0].id if steps else None
+        return replace(self._verdict(window, scored, warming, open_id), steps=steps)
 
     def _verdict(self, window: Observation, scored: _Scored, warming: bool, incident: str | None) -> Verdict:
+        unwatched = self._unwatched(window)
         if warming:
-            return Verdict("warming", None, 0, incident, (), {}, {})
+            return Verdict("warming", None, 0, incident, (), {}, {}, self.state.reason, unwatched)
         worst = scored.worst
         return Verdict(
             status="alarm" if incident is not None or worst >= 1.0 else "ok",
@@ -150,33 +188,43 @@ class Detector:
             steps=(),
             parts={name: round(ratio, 6) for name, ratio in sorted(scored.ratios.items())},
             modalities=_shares(window, scored),
+            unwatched_channels=unwatched,
         )
+
+    def _unwatched(self, window: Observation) -> int:
+        """Channels for which there is no room. The first to come are watched, in the order of their names."""
+        watched = self.state.channels
+        room = self.config.channels_max - len(watched)
+        if room >= len(window.channels):
+            return 0
+        return max(0, len(window.channels.keys() - watched.keys()) - room)
 
     # -- scores --------------------------------------------------------------------------------------------------
 
-    def _score(self, window: Observation) -> _Scored:
+    def _score(self, window: Observation, *, without: int | None = None) -> _Scored:
         scored = _Scored(cusum=self.state.cusum)
-        self._score_vectors(window, scored)
+        self._score_vectors(window, scored, without)
         self._score_channels(window, scored)
         return scored
 
-    def _score_vectors(self, window: Observation, scored: _Scored) -> None:
+    def _score_vectors(self, window: Observation, scored: _Scored, without: int | None) -> None:
         config, state = self.config, self.state
-        for name, key in _banks_of(window):
-            vector = window.vectors.get(name)
-            reference = self._reference(key, name)
-            if vector is None or reference is None:
+        for name, key in bank_keys(window):
+            row = scored.rows[name] = row_of(window.vectors[name])
+            reference = self._banks.reference(state, key, without=without)
+            if reference is None:
                 continue
-            recent = self._recent(key, name)
-            to_reference = scores.distances(vector, reference.rows)
-            distance, nearest = scores.nearest(to_reference, config.neighbours)
+            recent = self._banks.recent(state, key, without=without)
+            starts: Sequence[int] = reference[0]
+            found = distances(row, reference[1])
+            distance, nearest = scores.nearest(found, config.neighbours)
             scored.reference_distances[key] = distance
             if recent is not None:
-                to_both = np.concatenate((to_reference, scores.distances(vector, recent.rows)))
-                distance, nearest = scores.nearest(to_both, config.neighbours)
+                starts = [*starts, *recent[0]]
+                found = np.concatenate((found, distances(row, recent[1])))
+                distance, nearest = scores.nearest(found, config.neighbours)
             scored.distances[key] = distance
             if name == "joint" or scored.nearest_normal is None:
-                starts = reference.starts if recent is None else reference.starts + recent.starts
                 scored.nearest_normal = starts[nearest]
             spread = state.spreads.get(key)
             if spread is None:
@@ -209,16 +257,16 @@ class Detector:
             if baseline is None or not math.isfinite(stats.mean):
                 continue
             value, noise = scores.tame(stats.mean), scores.tame(stats.std) / math.sqrt(stats.n)
-            z, scale = scores.channel_z(baseline, value, noise, config.channel_floor * abs(baseline.mean))
-            scored.scales[name] = scale
+            own = scores.channel_scale(baseline, config.channel_floor)
+            z = scores.channel_z(baseline, value, max(own, noise))
+            scored.scales[name] = own, noise
             if baseline.n < config.warm_modality:
                 continue
             judged = True
             if abs(z) > line * config.close_below:
-                z = max(-999.0, min(999.0, z))
                 expected, actual = scores.shown(baseline.mean), scores.shown(stats.mean)
-                change = ChannelChange(name, expected, actual, round(z, 2), stats.unit)
-                scored.changes.append((abs(z), change))
+                shown = round(max(-999.0, min(999.0, z)), 2)
+                scored.changes.append((abs(shown), ChannelChange(name, expected, actual, shown, stats.unit)))
             worst = max(worst, abs(z) / line)
         if judged:
             scored.ratios["channel"] = min(_RATIO_MAX, worst)
@@ -228,20 +276,31 @@ class Detector:
 
     def _count_runs(self, window: Observation, scored: _Scored) -> None:
         """Consecutive windows above the line, counted over the windows in which a score could be taken at all."""
-        runs = self.state.runs
+        runs, onsets = self.state.runs, self.state.run_onsets
         for name, ratio in scored.ratios.items():
-            runs[name] = runs.get(name, 0) + 1 if ratio >= 1.0 else 0
-        if any(runs.values()):
-            if self.state.run_onset_ms is None:
-                self.state.run_onset_ms = window.start_ms
-        else:
-            self.state.run_onset_ms = None
+            if ratio < 1.0:
+                runs.pop(name, None)
+                onsets.pop(name, None)
+            else:
+                runs[name] = runs.get(name, 0) + 1
+                onsets.setdefault(name, window.start_ms)
 
-    def _told(self, window: Observation, scored: _Scored) -> Told:
-        opening = max(self.state.runs.values(), default=0) >= self.config.open_windows
-        shares = _shares(window, scored)
-        name = f"{self.stream}\x1f{window.window}\x1f{self._version}"
-        return Told(
+    def _onset(self, window: Observation, scored: _Scored) -> int | None:
+        """Where an incident would open with this window, the start of the run that opens it; None for no incident.
+
+        A run opens one by its length, or by how far above the line it is now. Of several, the first to begin.
+        """
+        runs, config = self.state.runs, self.config
+        opening = [
+            self.state.run_onsets[name]
+            for name, ratio in scored.ratios.items()
+            if ratio >= 1.0 and (runs[name] >= config.open_windows or ratio >= config.open_at_once)
+        ]
+        return min(opening, default=None)
+
+    def _evidence(self, window: Observation, scored: _Scored, onset_ms: int | None, *, late: bool = False) -> Evidence:
+        name = f"{self.stream}\x1f{window.window}\x1f{self._version}" + ("\x1flate" if late else "")
+        return Evidence(
             stream=self.stream,
             window=window.window,
             start_ms=window.start_ms,
@@ -249,49 +308,41 @@ class Detector:
             worst=scored.worst,
             scored=_scored_modalities(scored),
             score_name=max(scored.ratios, key=lambda key: (scored.ratios[key], key), default=""),
-            opening=opening or scored.worst >= self.config.open_at_once,
+            onset_ms=onset_ms,
             severity=severity_of(scored.worst),
-            shares=shares,
-            changes=[change for _, change in scored.changes[:_CHANNELS_TOLD]],
+            shares=_shares(window, scored),
+            changes=[change for _, change in scored.changes[:_CHANNELS_NAMED]],
             incident_id=str(uuid.uuid5(_NAMESPACE, name)),
             nearest_normal=None if scored.nearest_normal is None else self._window_id(scored.nearest_normal),
-            nearest_incident=self._nearest_incident(window),
+            nearest_incident=self._banks.nearest_incident(self.state, window.vectors["joint"]),
         )
 
-    def _nearest_incident(self, window: Observation) -> str | None:
-        best: tuple[float, str] | None = None
-        for past in self.state.past:
-            vector = self._vectors.get(past.start_ms, {}).get("joint")
-            if vector is not None:
-                row = vector.astype(np.float64)[np.newaxis]
-                distance = scores.knn_distance(window.vectors["joint"], row, 1)[0]
-                if best is None or distance < best[0]:
-                    best = (distance, past.id)
-        return best[1] if best else None
-
-    def _forget(self) -> None:
+    def _forget(self) -> DriftState:
         """The new normal: everything is learnt anew."""
-        state = self.state
-        self.state = DriftState(past=state.past)
-        self.state.windows = 1
-        self._matrices.clear()
+        past: list[Past] = self.state.past
+        self.state = DriftState(fingerprint=self.config.fingerprint, reason=_ADOPTED, windows=1, past=past)
+        self._banks.forget_normal()
+        return self.state
 
     # -- learning ------------------------------------------------------------------------------------------------
 
     def _learn(self, window: Observation, scored: _Scored, warming: bool) -> None:
         config, state = self.config, self.state
         calm = scored.worst < config.close_below and state.incident is None
-        for _, key in _banks_of(window):
+        for _, key in bank_keys(window):
             spread = state.spreads.get(key)
             if spread is not None and key in scored.distances and calm:
-                scores.learn(spread, scored.distances[key], 4.0 * scores.scale_of(spread, config.knn_floor))
-                frozen = state.reference_spreads.setdefault(key, Spread())
+                clip = 4.0 * scores.scale_of(spread, config.knn_floor)
+                state.spreads[key] = scores.learn(spread, scored.distances[key], clip)
+                frozen = state.reference_spreads.get(key, Spread())
                 if frozen.n < _LEARN_REFERENCE:
                     clip = 4.0 * scores.scale_of(frozen, config.knn_floor)
-                    scores.learn(frozen, scored.reference_distances[key], clip)
+                    state.reference_spreads[key] = scores.learn(frozen, scored.reference_distances[key], clip)
         self._learn_channels(window, scored, slow=not (calm or warming))
+        if state.incident is None:
+            self._learn_presence(window)
         if warming or calm:
-            self._learn_vectors(window)
+            self._banks.learn(state, window, scored.rows)
 
     def _learn_channels(self, window: Observation, scored: _Scored, *, slow: bool) -> None:
         config, state = self.config, self.state
@@ -301,97 +352,32 @@ class Detector:
             if not math.isfinite(stats.mean):
                 continue
             if baseline is None:
-                if len(state.channels) >= _CHANNELS_KEPT:
+                if len(state.channels) >= config.channels_max:
                     continue
-                baseline = state.channels[name] = Baseline()
+                baseline = Baseline()
             calm = not slow or baseline.n < config.warm_modality
-            learnt = rate if calm else rate * config.alarm_learning
-            scores.channel_learn(baseline, scores.tame(stats.mean), scored.scales.get(name, 0.0), learnt, calm=calm)
+            own_scale, noise = scored.scales.get(name, (0.0, 0.0))
+            state.channels[name] = scores.channel_learn(
+                baseline,
+                scores.tame(stats.mean),
+                rate if calm else rate * config.alarm_learning,
+                own_scale=own_scale,
+                noise=noise,
+                calm=calm,
+            )
 
-    def _learn_vectors(self, window: Observation) -> None:
-        """A reference bank takes windows until it is complete; later ones wait in quarantine for the recent bank."""
-        config, state = self.config, self.state
-        waiting = []
-        for name, key in _banks_of(window):
-            if key in state.spreads:
-                waiting.append(key)
-                continue
-            reference = state.reference.setdefault(key, [])
-            if len(reference) < config.bank_size:
-                reference.append(window.start_ms)
-                self._vectors[window.start_ms] = window.vectors
-            if state.windows >= config.warm_windows and len(reference) >= config.warm_modality:
-                self._complete(name, key)
-        if waiting:
-            state.waiting.append(window.start_ms)
-            state.waiting_keys.append(waiting)
-            self._vectors[window.start_ms] = window.vectors
-        while state.waiting and state.waiting[0] <= window.start_ms - config.quarantine_ms:
-            start, keys = state.waiting.pop(0), state.waiting_keys.pop(0)
-            for key in keys:
-                bank = state.recent.setdefault(key, [])
-                bank.append(start)
-                del bank[: -config.recent_size]
-
-    def _complete(self, name: str, key: str) -> None:
-        """The reference is frozen; what its own members are apart, each against the others, is the first yardstick."""
-        found = self._reference(key, name)
-        if found is None:
-            return
-        spread, matrix = Spread(), found.rows
-        for i in range(len(matrix)):
-            others = np.delete(matrix, i, axis=0)
-            distance, _ = scores.knn_distance(matrix[i], others, self.config.neighbours)
-            scores.learn(spread, distance, math.inf)
-        self.state.spreads[key] = spread
-
-    def _prune(self) -> None:
-        state = self.state
-        if state.incident is not None and state.waiting:
-            # what was seen shortly before an incident may be its beginning
-            state.waiting.clear()
-            state.waiting_keys.clear()
-        self.bank = _starts(state)
-        for start in self._vectors.keys() - self.bank:
-            del self._vectors[start]
-
-    def _reference(self, key: str, name: str) -> _Bank | None:
-        """A reference bank that can be compared with, or None."""
-        bank = self._matrix(key, name, self.state.reference.get(key, ()), recent=False)
-        return bank if bank is not None and len(bank.starts) > self.config.neighbours else None
-
-    def _recent(self, key: str, name: str) -> _Bank | None:
-        return self._matrix(key, name, self.state.recent.get(key, ()), recent=True)
-
-    def _matrix(self, key: str, name: str, members: Sequence[int], *, recent: bool) -> _Bank | None:
-        """Vectors of a bank's windows, built anew when the bank has changed; None for none."""
-        wanted = tuple(members)
-        cached = self._matrices.get((key, recent))
-        if cached is not None and cached.wanted == wanted:
-            return cached
-        rows = [(s, self._vectors[s][name]) for s in wanted if name in self._vectors.get(s, {})]
-        if not rows:
-            return None
-        matrix = np.array([row for _, row in rows], dtype=np.float64)
-        bank = self._matrices[key, recent] = _Bank(wanted, tuple(start for start, _ in rows), matrix)
-        return bank
-
-
-def _starts(state: DriftState) -> frozenset[int]:
-    banks = (*state.reference.values(), *state.recent.values(), state.waiting)
-    incident = () if state.incident is None else (state.incident.start_ms,)
-    return frozenset().union(*banks, incident, (past.start_ms for past in state.past))
+    def _learn_presence(self, window: Observation) -> None:
+        """How many of the last windows had each modality: one that seldom comes is not missed."""
+        presence = self.state.presence
+        rate = 1.0 / min(self.state.windows, _PRESENCE_MEMORY)
+        for modality in MODALITIES:
+            had = presence.get(modality.value, 0.0)
+            presence[modality.value] = had + rate * (bool(window.mask & MODALITY_BIT[modality]) - had)
 
 
 def severity_of(ratio: float) -> int:
     """0-100 from a score in units of its alarm line: 1.0 is 40, 2.0 is 64, 4.0 is 87."""
     return round(100.0 * (1.0 - math.exp(-ratio / 1.96)))
-
-
-def _banks_of(window: Observation) -> list[tuple[str, str]]:
-    """(vector name, bank key) of everything in a window that is compared with a bank."""
-    present = [(m.value, m.value) for m in MODALITIES if window.mask & MODALITY_BIT[m] and m.value in window.vectors]
-    return [*present, ("joint", f"joint/{window.mask}")]
 
 
 def _scored_modalities(scored: _Scored) -> frozenset[str]:

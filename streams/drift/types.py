@@ -1,4 +1,4 @@
-"""Interfaces of the drift room: what a detector is given, what it says, and the state it carries.
+"""Interfaces of the drift room: what a detector is given, its verdict, and the vectors they hold.
 
 Pure: no I/O, no wall clock, no torch. The state after a window is a function of the state before it and the window.
 """
@@ -9,30 +9,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from streams.drift.channel_stats import ChannelStats
 from streams.events.types import IncidentEvent
+
+__all__ = ["ChannelStats", "Observation", "Status", "Vector", "Verdict"]
 
 Vector = NDArray[np.float32]
 Status = Literal["warming", "ok", "alarm"]
 
 
-class ChannelStats(msgspec.Struct, frozen=True, gc=False):
-    """One channel over one window: mean, standard deviation, extremes, number of values."""
-
-    mean: float
-    std: float
-    low: float
-    high: float
-    n: int
-    unit: str | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One fused window, as the detector sees it. `vectors` holds `joint` and the present modalities."""
+    """One fused window, as the detector sees it. `vectors` holds `joint` and the present modalities, unit length."""
 
     stream: str
     window: str  # window id
@@ -45,12 +36,14 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the detector says of one window. `score` is in units of the threshold: 1.0 is the alarm line."""
+    """The detector's judgement of one window. `score` is in units of the threshold: 1.0 is the alarm line."""
 
     status: Status
-    score: float | None  # None while nothing can be said
+    score: float | None  # None while there is no score
     severity: int  # 0-100
     incident: str | None  # id of the incident this window belongs to
     steps: tuple[IncidentEvent, ...]  # life steps this window caused, in order
-    parts: Mapping[str, float]  # every component score, e.g. knn, cusum, channel, cross
+    parts: Mapping[str, float]  # every component score: knn/<modality>, joint, channel, cusum
     modalities: Mapping[str, float]  # shares, sum to 1 (empty while warming)
+    reason: str | None = None  # why a stream that has a past is warming
+    unwatched_channels: int = 0  # channels of this window for which there is no room (`DriftConfig.channels_max`)

@@ -158,7 +158,7 @@ class ChannelChange(msgspec.Struct, frozen=True, omit_defaults=True):
 class IncidentEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     """One step in the life of an incident (the `data` of a CloudEvent on `incidents`).
 
-    `id` is stable under replay; (`id`, `sequence`) names the step. `severity` (0-100) of a step is never rewritten.
+    `id` is stable under replay; `step_id` names the step. `severity` (0-100) of a step is never rewritten.
     """
 
     kind: Literal["opened", "updated", "closed", "adopted"]
@@ -178,6 +178,13 @@ class IncidentEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     closed_ms: int | None = None
     nearest_normal: str | None = None  # window id
     nearest_incident: str | None = None  # incident id
+    late: bool = False  # found in a window that a late event changed after it had been scored
+
+    @property
+    def step_id(self) -> str:
+        """Names the step. A late one stands beside the numbered life of its incident: it has the number of the step
+        before it, and its window tells them apart."""
+        return f"{self.id}/{self.sequence}/late/{self.window}" if self.late else f"{self.id}/{self.sequence}"
 
 
 class CloudEvent(msgspec.Struct, frozen=True, omit_defaults=True):

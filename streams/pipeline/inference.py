@@ -31,7 +31,7 @@ from streams.store.base import Point, VectorStore
 from streams.windows.types import PaneFinal, Fired, Output, StreamIdle
 
 log = structlog.get_logger(__name__)
-_DETECTORS_KEPT = 1024  # in memory, some 300 KB each; the others are read from the store when their stream goes on
+_DETECTORS_KEPT = 1024  # in memory, 50 to 120 KB each; the others are read from the store when their stream goes on
 Item = tuple[Partition, Output]
 
 
@@ -285,7 +285,8 @@ class Inference:
             work.bank_after = detector.bank
         else:
             # a late event: the window gets its own vector and score; the chain of drift states stays as it was
-            verdict = detector.peek(observation)
+            previous = None if known is None else known.payload["score"]
+            verdict = detector.review(observation, previous_score=previous)
             detector.replace_vectors(window.start_ms, observation.vectors)
         revision = 0
         if known is not None:
@@ -301,9 +302,11 @@ class Inference:
             origin=self._origin,
             sealed_before_ms=memory.sealed_before_ms,
         )
-        if known is not None:  # what the first firing said of incidents stands, and is said again after a crash
-            kept = ("incident", "incident_step", "steps", "bank")
-            work.payload = dict(work.payload) | {k: known.payload[k] for k in kept if k in known.payload}
+        if known is not None:  # steps of earlier firings stand, late ones follow them; all are published after a crash
+            steps = [*known.payload["steps"], *work.payload["steps"]]
+            kept = {"incident": known.payload["incident"] or work.payload["incident"]}
+            kept |= {"bank": known.payload["bank"]} if "bank" in known.payload else {}
+            work.payload = dict(work.payload) | kept | {"steps": steps, "incident_step": bool(steps)}
         elif window.start_ms in work.bank_after:
             work.payload["bank"] = True
         if in_order:
@@ -376,9 +379,15 @@ class Inference:
             self._metrics.windows.labels(fate).inc(count)
         self._count([work for work in works if work.fate != "failed"])
         for work in works:
-            # said before a restart, perhaps: whoever died between store and topic did not get to say it
-            if work.window.firing == 0 and work.fate != "failed":
-                await self._announcer.incidents(work.payload["steps"], again=work.fate != "new")
+            if work.fate == "failed":
+                continue
+            steps = work.payload["steps"]
+            late = [step for step in steps if step.get("late")]
+            if work.fate == "revised" and work.window.firing:
+                await self._announcer.incidents(late, again=False)
+            elif work.window.firing == 0:
+                # published before a restart, perhaps: the crash may have come between store and topic
+                await self._announcer.incidents(steps, again=work.fate != "new")
 
     def _count(self, works: list[Work]) -> None:
         gained = dict.fromkeys(MODALITIES, 0)

@@ -1,16 +1,29 @@
-"""A window as a point of the store, and back: payload layout, record membership, channel statistics. Pure."""
+"""A window as a point of the store, and back: payload layout and record membership. Pure."""
 
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from models.interface import WindowInput
-from streams.drift.types import ChannelStats, Verdict
-from streams.events.types import MODALITIES, MODALITY_BIT, Reading, WindowRecord
+from streams.drift.channel_stats import channel_stats
+from streams.drift.types import Verdict
+from streams.events.types import MODALITIES, MODALITY_BIT, WindowRecord
 from streams.windows.types import Fired, StoredWindow
+
+__all__ = [
+    "bookkeeping",
+    "channel_stats",
+    "decode_offsets",
+    "encode_offsets",
+    "mask_of",
+    "payload_of",
+    "stored_window",
+    "to_builtins",
+    "window_input",
+    "window_record",
+]
 
 _SHOWN_CAPTIONS = 3
 _SHOWN_CHARACTERS = 200
@@ -62,40 +75,6 @@ def mask_of(window: Fired) -> int:
     """Bit mask of the modalities present."""
     contents = (window.readings, window.clips, window.captions)
     return sum(MODALITY_BIT[m] for m, events in zip(MODALITIES, contents, strict=True) if events)
-
-
-def channel_stats(readings: Sequence[Reading]) -> dict[str, ChannelStats]:
-    """Statistics of every channel over a window; missing values are left out."""
-    values: dict[str, list[float]] = {}
-    units: dict[str, str] = {}
-    for reading in readings:
-        for channel, value in reading.values.items():
-            if value is None:
-                continue
-            if channel in values:
-                values[channel].append(value)
-            else:
-                values[channel] = [value]
-        if reading.units:
-            units.update(reading.units)
-    stats = {}
-    for channel in sorted(values):
-        numbers = values[channel]
-        n, low, high = len(numbers), min(numbers), max(numbers)
-        # fsum and scaling: exact whatever the order, finite for numbers up to 1e308
-        scale = max(abs(low), abs(high)) or 1.0
-        scaled = [v / scale for v in numbers]
-        mean = math.fsum(scaled) / n
-        variance = math.fsum([(v - mean) ** 2 for v in scaled]) / n
-        stats[channel] = ChannelStats(
-            mean=mean * scale,
-            std=math.sqrt(variance) * scale,
-            low=low,
-            high=high,
-            n=n,
-            unit=units.get(channel),
-        )
-    return stats
 
 
 def bookkeeping(window: Fired, origin: str, sealed_before_ms: int | None) -> dict[str, Any]:

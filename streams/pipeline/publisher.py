@@ -49,7 +49,7 @@ class Announcer:
         for step in steps:
             incident = msgspec.convert(step, IncidentEvent)
             event = CloudEvent(
-                id=f"{incident.id}/{incident.sequence}",
+                id=incident.step_id,
                 source=f"/sensorium/streams/{incident.stream}",
                 type=f"sensorium.incident.{incident.kind}",
                 time=_rfc3339(incident.time_ms),

@@ -14,11 +14,21 @@ from typing import Any
 from streams.drift import Detector, DriftConfig, DriftState
 from streams.pipeline.payload import stored_window
 from streams.pipeline.state import Partition, StreamMemory
+from streams.settings import Settings
 from streams.store.base import Filter, Point, VectorStore
 from streams.windows.types import StoredWindow, window_id
 
 _LOOKBACK = 16  # stored windows looked through for one that carries a drift state
 _AT_ONCE = 8  # streams restored at the same time
+
+
+def drift_config(settings: Settings) -> DriftConfig:
+    """The detector's numbers under these settings."""
+    return DriftConfig(
+        false_incidents_per_week=settings.drift.false_incidents_per_week,
+        size_ms=settings.window.size_ms,
+        hop_ms=settings.window.hop_ms,
+    )
 
 
 class Restorer:

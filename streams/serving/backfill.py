@@ -17,7 +17,6 @@ from typing import Any, Self
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.structs import OffsetAndMetadata
 
-from streams.drift import DriftConfig
 from streams.events.audio import ClipDecoder
 from streams.events.topics import TOPICS
 from streams.events.types import MODALITIES, Modality
@@ -30,7 +29,7 @@ from streams.metrics import Metrics
 from streams.pipeline.inference import Inference
 from streams.pipeline.ingest import Intake
 from streams.pipeline.publisher import Announcer
-from streams.pipeline.recovery import Restorer
+from streams.pipeline.recovery import Restorer, drift_config
 from streams.pipeline.state import Partition
 from streams.serving.versions import Version
 from streams.settings import Settings
@@ -114,7 +113,7 @@ class Backfill:
         queue: asyncio.Queue[tuple[Partition, Output]] = asyncio.Queue(maxsize=256)
         restorer = Restorer(
             self.store,
-            DriftConfig.from_settings(settings),
+            drift_config(settings),
             model=self.version.name,
             size_ms=settings.window.size_ms,
             origin=origin,

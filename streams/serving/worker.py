@@ -20,7 +20,6 @@ import faust
 import structlog
 
 from models.interface import WindowModel
-from streams.drift import DriftConfig
 from streams.events.audio import ClipDecoder
 from streams.events.topics import TOPICS
 from streams.events.types import MODALITIES, Modality
@@ -34,7 +33,7 @@ from streams.metrics import Metrics
 from streams.pipeline.inference import Inference
 from streams.pipeline.ingest import Intake
 from streams.pipeline.publisher import Announcer
-from streams.pipeline.recovery import Restorer
+from streams.pipeline.recovery import Restorer, drift_config
 from streams.pipeline.state import Partition
 from streams.pipeline.status import Board
 from streams.serving.versions import Version, serving_version
@@ -108,7 +107,7 @@ class Worker:
         window = settings.window
         restorer = Restorer(
             self.store,
-            DriftConfig.from_settings(settings),
+            drift_config(settings),
             model=self.model.version,
             size_ms=window.size_ms,
             origin=self.origin,
