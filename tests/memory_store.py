@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from streams.store.base import Filter, Hit, Point, StoreInfo, Vector
+from streams.store.base import Filter, Hit, Point, Position, StoreInfo, Vector
 from streams.store.validation import checked
 
 
@@ -48,9 +48,15 @@ class MemoryStore:
         descending: bool = False,
         limit: int | None = None,
         page: int = 256,
+        after: Position | None = None,
     ) -> AsyncIterator[Point]:
+        def place(start: int, id: str) -> Position:
+            return (-start if descending else start, id)
+
         found = [point for point in (self._point(id, vectors) for id in self._points) if _matches(where, point)]
-        found.sort(key=lambda point: (point.payload["start"], point.id), reverse=descending)
+        found.sort(key=lambda point: place(point.payload["start"], point.id))
+        if after is not None:
+            found = [point for point in found if place(point.payload["start"], point.id) > place(*after)]
         for point in found[:limit]:
             yield point
 
@@ -70,6 +76,14 @@ class MemoryStore:
 
     async def streams(self) -> dict[str, int]:
         return self._counted("stream")
+
+    async def latest(self, streams: Sequence[str]) -> dict[str, Point]:
+        newest: dict[str, Point] = {}
+        for point in (self._point(id, False) for id in self._points):
+            stream = point.payload["stream"]
+            if stream in streams and (stream not in newest or point.payload["start"] > newest[stream].payload["start"]):
+                newest[stream] = point
+        return newest
 
     async def versions(self) -> dict[str, int]:
         return self._counted("model")

@@ -102,11 +102,11 @@ def show(
 
 async def _folder(settings: Settings, version: str | None) -> tuple[Path, str]:
     from streams.serving.versions import Registry
-    from streams.store import open_shelf
+    from streams.store import open_collections
 
     if version is None:
-        async with open_shelf(settings) as shelf:
-            version = (await shelf.read()).serving
+        async with open_collections(settings) as collections:
+            version = (await collections.read()).serving
         if version is None:
             raise CommandError("nothing serves yet: the first worker that starts decides; see: sensorium up")
     folder = Registry(settings.state).path(version)

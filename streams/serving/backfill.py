@@ -34,7 +34,7 @@ from streams.pipeline.state import Partition
 from streams.serving.versions import Version
 from streams.settings import Settings
 from streams.store.base import VectorStore
-from streams.store.retrying import PatientStore
+from streams.store.retrying import RetryingStore
 from streams.windows.types import Output, StreamIdle
 
 _TICK_S = 0.25
@@ -95,7 +95,7 @@ class Backfill:
 
     async def _open(self) -> None:
         settings, exits = self.settings, self._exits
-        self.store: VectorStore = PatientStore(await exits.enter_async_context(self.version.store()))
+        self.store: VectorStore = RetryingStore(await exits.enter_async_context(self.version.store()))
         self._admin = await open_admin(settings, self._bootstrap)
         exits.push_async_callback(self._admin.close)
         self._consumer: AIOKafkaConsumer = new_consumer(settings, self._bootstrap, group_id=self.version.group)

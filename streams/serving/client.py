@@ -17,7 +17,7 @@ from models.interface import WindowModel
 from streams.serving.queries import Queries, QueryError, Row, StoreQueries
 from streams.serving.versions import Registry, load_configured, serving_version
 from streams.settings import Settings
-from streams.store import open_shelf
+from streams.store import open_collections
 from streams.store.base import Filter
 
 _TIMEOUT_S = 60.0
@@ -74,14 +74,14 @@ async def open_queries(settings: Settings) -> AsyncIterator[Queries]:
         raise QueryError(
             f"nothing is stored at {settings.store_url} yet; fill it with: sensorium up --state {settings.state}"
         )
-    async with open_shelf(settings) as shelf:
-        aliases = await shelf.read()
+    async with open_collections(settings) as collections:
+        aliases = await collections.read()
         if aliases.serving is None:  # a store from before there were versions: its first start
             await serving_version(settings)
-            aliases = await shelf.read()
+            aliases = await collections.read()
         serving = aliases.serving
         assert serving is not None
-        async with shelf.store(serving, aliases) as store:
+        async with collections.store(serving, aliases) as store:
             yield StoreQueries(store, lambda: _load_model(settings, serving))
 
 

@@ -25,7 +25,7 @@ from streams.serving.comparison import Comparison, compare
 from streams.serving.queries import StoreQueries
 from streams.serving.versions import Registry, Version, VersionError, group_of, load_version, serving_version
 from streams.settings import Settings
-from streams.store import open_shelf
+from streams.store import open_collections
 from streams.store.base import StoreError
 from streams.windows.types import window_id
 
@@ -90,8 +90,8 @@ async def promote(
     # the candidate's store is closed and its offsets are committed: whoever serves it next goes on from there
     if not switch:
         return Promotion(version.name, was, False, records, windows, time.monotonic() - began, report, "none")
-    async with open_shelf(settings) as shelf:
-        await shelf.switch(version.name)
+    async with open_collections(settings) as collections:
+        await collections.switch(version.name)
     tell("switch", 1, 1)
     workers = await changed_over(settings, version.name)
     return Promotion(version.name, was, True, records, windows, time.monotonic() - began, report, workers)
@@ -126,16 +126,16 @@ def _find(registry: Registry, what: str) -> WindowModel:
 
 async def _open_version(settings: Settings, model: WindowModel) -> tuple[str, Version, str]:
     """Who serves, the candidate, and the consumer group of who serves."""
-    async with open_shelf(settings) as shelf:
-        aliases = await shelf.read()
+    async with open_collections(settings) as collections:
+        aliases = await collections.read()
         if aliases.serving is None:
             was = (await serving_version(settings)).name
-            aliases = await shelf.read()
+            aliases = await collections.read()
         else:
             was = aliases.serving
         if was == model.version:
             raise VersionError(f"{was} serves already")
-        version = await load_version(settings, shelf, aliases, model.version, model)
+        version = await load_version(settings, collections, aliases, model.version, model)
         return was, version, group_of(settings, was, aliases)
 
 

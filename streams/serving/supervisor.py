@@ -20,7 +20,7 @@ from streams.serving.queries import Row, StoreQueries
 from streams.serving.versions import VersionError, load_version
 from streams.serving.worker import Worker
 from streams.settings import Settings
-from streams.store import open_shelf
+from streams.store import open_collections
 from streams.store.base import Filter, StoreError, VectorStore
 
 log = structlog.get_logger(__name__)
@@ -126,16 +126,16 @@ class Live:
 
     async def _successor(self, worker: Worker) -> tuple[Worker, contextlib.AsyncExitStack]:
         """Waits until another version serves, and opens a worker for it."""
-        async with open_shelf(self.settings) as shelf:
+        async with open_collections(self.settings) as collections:
             while True:
                 await asyncio.sleep(_LOOK_EVERY_S)
                 try:
-                    aliases = await shelf.read()
+                    aliases = await collections.read()
                     name = aliases.serving
                     if name is None or name == worker.version.name:
                         self.waits_for = None
                         continue
-                    version = await load_version(self.settings, shelf, aliases, name)
+                    version = await load_version(self.settings, collections, aliases, name)
                     successor = Worker(
                         self.settings, self.bootstrap, board=worker.board, metrics=worker.metrics, version=version
                     )

@@ -21,9 +21,9 @@ import structlog
 from models.interface import WindowModel
 from streams.errors import DataError
 from streams.settings import Settings
-from streams.store import open_shelf
+from streams.store import open_collections
 from streams.store.base import Filter, Point, StoreError, VectorStore
-from streams.store.collections import Aliases, Shelf, checked_version
+from streams.store.collections import Aliases, ModelCollections, checked_version
 
 log = structlog.get_logger(__name__)
 _COPY_AT_ONCE = 256
@@ -107,15 +107,15 @@ class Registry:
 
 
 def group_of(settings: Settings, version: str, aliases: Aliases) -> str:
-    """A version's consumer group. The plain collection's is the one that the settings name."""
+    """A version's consumer group. That of the default collection is the one that the settings name."""
     group = settings.topic_prefix + settings.group
-    return group if version == aliases.plain else f"{group}.{version}"
+    return group if version == aliases.default else f"{group}.{version}"
 
 
-def version_of(settings: Settings, model: WindowModel, shelf: Shelf, aliases: Aliases) -> Version:
+def version_of(settings: Settings, model: WindowModel, collections: ModelCollections, aliases: Aliases) -> Version:
     """A model with its own collection and group."""
     name = checked_version(model.version)
-    return Version(model, group_of(settings, name, aliases), lambda: shelf.store(name, aliases))
+    return Version(model, group_of(settings, name, aliases), lambda: collections.store(name, aliases))
 
 
 def load_configured(settings: Settings) -> WindowModel:
@@ -134,19 +134,23 @@ async def serving_version(settings: Settings) -> Version:
     The alias decides, not the settings: another model is served after `sensorium model promote`, and not before.
     """
     configured = await asyncio.to_thread(load_configured, settings)
-    async with open_shelf(settings) as shelf:
-        aliases = await shelf.read()
+    async with open_collections(settings) as collections:
+        aliases = await collections.read()
         if aliases.serving is None:
-            aliases = await _first_start(shelf, aliases, configured.version)
-        return await load_version(settings, shelf, aliases, aliases.serving or configured.version, configured)
+            aliases = await _first_start(collections, aliases, configured.version)
+        return await load_version(settings, collections, aliases, aliases.serving or configured.version, configured)
 
 
 async def load_version(
-    settings: Settings, shelf: Shelf, aliases: Aliases, name: str, configured: WindowModel | None = None
+    settings: Settings,
+    collections: ModelCollections,
+    aliases: Aliases,
+    name: str,
+    configured: WindowModel | None = None,
 ) -> Version:
     """A version by name, its model out of the registry unless it is the configured one."""
     if configured is not None and configured.version == name:
-        return version_of(settings, configured, shelf, aliases)
+        return version_of(settings, configured, collections, aliases)
     if configured is not None:
         log.warning(
             "the settings name another model than the one that serves; change it with: sensorium model promote",
@@ -154,29 +158,29 @@ async def load_version(
             settings=configured.version,
         )
     model = await asyncio.to_thread(Registry(settings.state).load, name)
-    return version_of(settings, model, shelf, aliases)
+    return version_of(settings, model, collections, aliases)
 
 
-async def _first_start(shelf: Shelf, aliases: Aliases, version: str) -> Aliases:
+async def _first_start(collections: ModelCollections, aliases: Aliases, version: str) -> Aliases:
     """Let `version` serve a store without aliases: a new one, or one that was filled before there were any.
 
-    Windows of this version that share the plain collection with others' are copied into a collection of its own: two
+    Windows of this version that share the default collection with others' are copied into a collection of its own: two
     versions' vectors never meet. What others left there stays, and is not asked.
     """
-    async with shelf.plain() as plain:
-        held = {} if aliases.plain is not None else await plain.versions()
+    async with collections.default_collection() as default:
+        held = {} if aliases.default is not None else await default.versions()
         others = sorted(name for name in held if name != version)
-        if aliases.plain is None and not others:
-            await shelf.bind_plain(version)
-        elif aliases.plain != version:
-            if aliases.plain is None and len(held) == 1:
-                await shelf.bind_plain(others[0])
-            async with shelf.store(version, await shelf.read()) as own:
+        if aliases.default is None and not others:
+            await collections.bind_default(version)
+        elif aliases.default != version:
+            if aliases.default is None and len(held) == 1:
+                await collections.bind_default(others[0])
+            async with collections.store(version, await collections.read()) as own:
                 if held.get(version):
-                    await _copy(plain, own, version)
+                    await _copy(default, own, version)
             log.warning("windows of other model versions stay where they are and are not asked", versions=others)
-    await shelf.switch(version)
-    return await shelf.read()
+    await collections.switch(version)
+    return await collections.read()
 
 
 async def _copy(source: VectorStore, target: VectorStore, version: str) -> None:
@@ -192,28 +196,28 @@ async def _copy(source: VectorStore, target: VectorStore, version: str) -> None:
 
 async def roll_back(settings: Settings) -> tuple[str, str]:
     """Let the previous version serve again; returns (who served, who serves now)."""
-    async with open_shelf(settings) as shelf:
-        aliases = await shelf.read()
+    async with open_collections(settings) as collections:
+        aliases = await collections.read()
         if aliases.serving is None or aliases.previous is None:
             raise VersionError("there is no version to go back to; see: sensorium model list")
         await asyncio.to_thread(Registry(settings.state).load, aliases.previous)
-        await shelf.switch(aliases.previous)
+        await collections.switch(aliases.previous)
         return aliases.serving, aliases.previous
 
 
 async def describe(settings: Settings) -> list[dict[str, Any]]:
     """Every version that has a folder or a collection here: its role, what is there, how many windows it holds."""
     registry = Registry(settings.state)
-    async with open_shelf(settings) as shelf:
-        aliases = await shelf.read()
+    async with open_collections(settings) as collections:
+        aliases = await collections.read()
         rows = []
-        for name in sorted({*registry.names(), *aliases.homes}):
+        for name in sorted({*registry.names(), *aliases.by_version}):
             role = {aliases.serving: "serving", aliases.previous: "previous"}.get(name, "")
             folder = registry.path(name)
             windows: int | None = None
-            if name in aliases.homes:
+            if name in aliases.by_version:
                 try:
-                    async with shelf.store(name, aliases) as store:
+                    async with collections.store(name, aliases) as store:
                         windows = await store.count()
                 except StoreError as error:  # an embedded store that a worker has open: the worker can tell
                     log.debug("not counted", version=name, error=str(error))
@@ -222,7 +226,7 @@ async def describe(settings: Settings) -> list[dict[str, Any]]:
                     "version": name,
                     "role": role,
                     "folder": None if folder is None else str(folder),
-                    "collection": aliases.homes.get(name),
+                    "collection": aliases.by_version.get(name),
                     "windows": windows,
                 }
             )
@@ -232,12 +236,12 @@ async def describe(settings: Settings) -> list[dict[str, Any]]:
 async def remove(settings: Settings, version: str) -> None:
     """Delete a version's folder and windows for good; not those of the one that serves."""
     registry = Registry(settings.state)
-    async with open_shelf(settings) as shelf:
-        aliases = await shelf.read()
+    async with open_collections(settings) as collections:
+        aliases = await collections.read()
         if version == aliases.serving:
             raise VersionError(f"{version} serves; let another one serve first: sensorium model promote, or rollback")
-        if version not in aliases.homes and registry.path(version) is None:
+        if version not in aliases.by_version and registry.path(version) is None:
             raise VersionError(f"there is no version {version}; see: sensorium model list")
-        if version in aliases.homes:
-            await shelf.drop(version)
+        if version in aliases.by_version:
+            await collections.drop(version)
         await asyncio.to_thread(registry.remove, version)

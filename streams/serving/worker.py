@@ -39,7 +39,7 @@ from streams.pipeline.status import Board
 from streams.serving.versions import Version, serving_version
 from streams.settings import Settings
 from streams.store.base import VectorStore
-from streams.store.retrying import PatientStore
+from streams.store.retrying import RetryingStore
 from streams.windows.types import Output
 
 log = structlog.get_logger(__name__)
@@ -94,7 +94,8 @@ class Worker:
         self.version = self._given or await serving_version(settings)
         self.model: WindowModel = self.version.model
         bare = await exits.enter_async_context(self.version.store())
-        self.store: VectorStore = PatientStore(bare, self._on_store_wait)
+        self.query_store: VectorStore = bare  # queries answer 503 at once while it is away; the pipeline retries
+        self.store = RetryingStore(bare, self._on_store_wait)
         check_topics(await describe_topics(settings, self.bootstrap))
         self.origin = await cluster_id(settings, self.bootstrap)
         self.producer = new_producer(settings, self.bootstrap)

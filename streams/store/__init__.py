@@ -3,47 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from streams.settings import Settings
 from streams.store.base import VectorStore
+from streams.store.collections import open_collections
 
-if TYPE_CHECKING:
-    from streams.store.collections import Shelf
-    from streams.store.server import ServerStore
+__all__ = ["open_collections", "open_store"]
 
 
 def open_store(settings: Settings) -> VectorStore:
     """The windows of the model version that serves, in the store that the settings name; open it with `async with`."""
+    # imported here: each engine takes a while to load, and a process uses one
     url = settings.store_url
     if url.startswith("edge:"):
-        from streams.store.collections import serving_folder
         from streams.store.edge import EdgeStore
+        from streams.store.edge_collections import serving_folder
 
         return EdgeStore(serving_folder(Path(url.removeprefix("edge:"))))
-    return _server(settings, follow=f"{settings.collection}--serving")
+    from streams.store.server import server_store
 
-
-def open_shelf(settings: Settings) -> Shelf:
-    """The versions in the store that the settings name, and which of them serves; open it with `async with`."""
-    from streams.store.collections import EdgeShelf, ServerShelf
-
-    url = settings.store_url
-    if url.startswith("edge:"):
-        return EdgeShelf(Path(url.removeprefix("edge:")))
-    return ServerShelf(_server(settings))
-
-
-def _server(settings: Settings, follow: str | None = None) -> ServerStore:
-    from streams.store.server import ServerStore
-
-    key = settings.store_api_key
-    return ServerStore(
-        settings.store_url,
-        collection=settings.collection,
-        grpc_port=settings.store_grpc_port,
-        api_key=key.get_secret_value() if key else None,
-        shards=settings.store_shards,
-        replicas=settings.store_replicas,
-        follow=follow,
-    )
+    return server_store(settings, follow=f"{settings.collection}--serving")

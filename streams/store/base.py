@@ -2,6 +2,11 @@
 
 Two implementations, `edge.EdgeStore` (embedded) and `server.ServerStore` (a Qdrant server), pass one contract-test
 suite. A *point* is one window: a deterministic UUID, up to four named vectors, and a payload.
+
+    StoreError                   no retry mends it: the operation ends with this message
+    ├── StoreUnavailable         a retry may mend it: server away, overloaded, disk full
+    ├── StoreLocked              another process has the embedded store open
+    └── InvalidPoint             refused before anything was written
 """
 
 from __future__ import annotations
@@ -17,16 +22,17 @@ from numpy.typing import NDArray
 from streams.errors import DependencyError
 
 Vector = NDArray[np.float32]  # shape (DIM,), unit length
+Position = tuple[int, str]  # (`start` in epoch ms, id): where a scroll stands
 VECTOR_NAMES = ("joint", "sensor", "audio", "caption")
 DIM = 256
 
 
 class StoreError(DependencyError):
-    """Base of everything a store raises."""
+    """Base of everything a store raises; as itself: no retry mends it (wrong API key, dropped collection)."""
 
 
 class StoreUnavailable(StoreError):
-    """The store cannot be reached now; the caller waits and tries again, nothing is dropped."""
+    """The store cannot do this now, and may later: the pipeline waits and retries, a query answers 503."""
 
 
 class StoreLocked(StoreError):
@@ -69,7 +75,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class StoreInfo:
-    """What `doctor` and `/readyz` say about a store."""
+    """What `doctor` shows of a store."""
 
     kind: str
     location: str
@@ -81,8 +87,8 @@ class StoreInfo:
 class VectorStore(Protocol):
     """Vectors come back bit for bit as they went in (dot product on unit vectors, no quantisation of the originals).
 
-    Every method raises `StoreUnavailable` when the store is away; none retries for ever by itself
-    (`streams.store.retrying` does the waiting).
+    Every method raises `StoreUnavailable` when the store is away and `StoreError` when no retry would help; none
+    retries by itself (`streams.store.retrying` does, for the pipeline).
     """
 
     async def __aenter__(self) -> VectorStore: ...
@@ -99,7 +105,7 @@ class VectorStore(Protocol):
         ...
 
     async def get(self, ids: Sequence[str], *, vectors: bool = False) -> list[Point]:
-        """Points of these ids that exist, in the order asked."""
+        """Points of these ids that exist, in the order of `ids`."""
         ...
 
     def scroll(
@@ -110,8 +116,13 @@ class VectorStore(Protocol):
         descending: bool = False,
         limit: int | None = None,
         page: int = 256,
+        after: Position | None = None,
     ) -> AsyncIterator[Point]:
-        """Points that match, by (`start`, id) ascending or descending, at most `limit`."""
+        """Points that match, by `start` ascending or descending and then by id ascending, at most `limit`.
+
+        `after`: only what follows this position in that order; the point itself may be gone by now. Reads from the
+        engine what it yields and one record more, in requests of at most `page` + 1 records.
+        """
         ...
 
     async def search(
@@ -127,7 +138,14 @@ class VectorStore(Protocol):
         ...
 
     async def streams(self) -> dict[str, int]:
-        """Every stream and its number of windows."""
+        """Every stream and its number of windows, by name."""
+        ...
+
+    async def latest(self, streams: Sequence[str]) -> dict[str, Point]:
+        """The window that starts last of each of these streams, in one request however many there are.
+
+        Without vectors; streams without a window are left out.
+        """
         ...
 
     async def versions(self) -> dict[str, int]:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar
 
-import msgspec
 import numpy as np
 import qdrant_edge as qe
 
@@ -26,11 +26,16 @@ from streams.store.base import (
     Filter,
     Hit,
     Point,
+    Position,
     StoreError,
     StoreInfo,
     StoreLocked,
+    StoreUnavailable,
     Vector,
 )
+from streams.store.encoding import from_stored, to_stored
+from streams.store.free_space import MIN_FREE_BYTES, check_free, free_bytes
+from streams.store.paging import scroll
 from streams.store.validation import INDEXES, checked
 
 T = TypeVar("T")
@@ -38,15 +43,27 @@ _FACET_LIMIT = 1_000_000
 _INDEX_TYPES = {"keyword": qe.PayloadSchemaType.Keyword, "integer": qe.PayloadSchemaType.Integer}
 # qdrant-edge-py 0.9 turns True into 1 in a match, which then matches nothing: flags are matched by a keyword beside
 # them, `flag_<name>`, that no caller sees
+_FLAG = "flag_"
 _FLAGS = tuple(name for name, kind in INDEXES.items() if kind == "bool")
-_BODY = "body"  # the whole payload as JSON; keys beside it were set later, or are indexed
 
 
 class EdgeStore:
-    """A `VectorStore` in a folder. Not open yet: use `async with`."""
+    """A `VectorStore` in a folder. Not open yet: use `async with`.
 
-    def __init__(self, folder: Path) -> None:
+    While fewer than `min_free_bytes` are free on its disk (`free` counts them) it is neither opened nor written:
+    `StoreUnavailable`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        min_free_bytes: int = MIN_FREE_BYTES,
+        free: Callable[[Path], int] = free_bytes,
+    ) -> None:
         self.folder = folder
+        self._min_free_bytes = min_free_bytes
+        self._free = free
         self._shard: qe.EdgeShard | None = None
         self._lock: IO[str] | None = None
         self._pool: ThreadPoolExecutor | None = None
@@ -91,19 +108,11 @@ class EdgeStore:
         descending: bool = False,
         limit: int | None = None,
         page: int = 256,
+        after: Position | None = None,
     ) -> AsyncIterator[Point]:
-        """By (`start`, id). A page that ends among points of one start is completed before it is handed on."""
-        left, after = limit, None
-        while left is None or left > 0:
-            batch, after = await self._run(self._page, where, vectors, descending, page, after)
-            for point in batch:
-                yield point
-                if left is not None:
-                    left -= 1
-                    if not left:
-                        return
-            if after is None:
-                return
+        reader = _Reader(self, where, vectors, descending)
+        async for point in scroll(reader, descending=descending, limit=limit, page=page, after=after):
+            yield point
 
     async def search(
         self,
@@ -127,6 +136,17 @@ class EdgeStore:
 
     async def streams(self) -> dict[str, int]:
         return await self._facet("stream")
+
+    async def latest(self, streams: Sequence[str]) -> dict[str, Point]:
+        if not streams:
+            return {}
+        newest = qe.OrderBy("start", qe.Direction.Desc)
+        requests = [
+            qe.QueryRequest(limit=1, query=newest, filter=_filter(Filter(stream=stream)), with_payload=True)
+            for stream in streams
+        ]
+        found = await self._run(lambda: self._open_shard().query_batch(qe.QueryBatchRequest(requests)))
+        return {stream: _point(hits[0]) for stream, hits in zip(streams, found, strict=True) if hits}
 
     async def versions(self) -> dict[str, int]:
         return await self._facet("model")
@@ -157,25 +177,19 @@ class EdgeStore:
 
     async def _run(self, work: Callable[..., T], *args: Any) -> T:
         assert self._pool is not None, "use the store as a context manager: async with EdgeStore(folder)"
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *args)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work, *args)
+        except StoreError:
+            raise
+        except Exception as error:
+            if type(error) in (Exception, ValueError) or isinstance(error, OSError):  # all that the engine raises
+                raise _classified(error, self.folder) from None
+            raise
 
     def _open(self) -> None:
+        check_free(self.folder, self._free(self.folder), self._min_free_bytes)
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = (self.folder / "lock").open("a+")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            owner = lock.read().strip() or "?"
-            lock.close()
-            raise StoreLocked(
-                f"{self.folder} is open in process {owner}; stop that one, choose another folder with --store "
-                "edge:DIR, or use a Qdrant server for several workers: --store http://host:6333"
-            ) from None
-        lock.seek(0)
-        lock.truncate()
-        lock.write(str(os.getpid()))
-        lock.flush()
+        lock = lock_folder(self.folder)
         self._lock = lock
         data = self.folder / "points"
         try:
@@ -188,13 +202,16 @@ class EdgeStore:
                     str(data), qe.EdgeConfig(vectors=dict.fromkeys(VECTOR_NAMES, parameters))
                 )
             for name, kind in INDEXES.items():
-                key, type_ = (f"flag_{name}", "keyword") if name in _FLAGS else (name, kind)
+                key, type_ = (_FLAG + name, "keyword") if name in _FLAGS else (name, kind)
                 self._shard.update(qe.UpdateOperation.create_field_index(key, _INDEX_TYPES[type_]))
         except Exception as error:
             lock.close()
+            self._lock = None
+            if _is_full(error):
+                raise _classified(error, self.folder) from None
             raise StoreError(
-                f"cannot open the store in {data}: {error}; if a disk is full or broken mend that, or move the folder "
-                "away to begin anew"
+                f"cannot open the store in {data}: {error}; if the disk is broken or read-only mend that, or move the "
+                "folder away to begin anew"
             ) from None
 
     def _close(self) -> None:
@@ -211,48 +228,76 @@ class EdgeStore:
         return self._shard
 
     def _upsert(self, points: Sequence[Point]) -> None:
-        ready = [qe.Point(point.id, vectors, _stored(point.payload)) for point, vectors in checked(points)]
+        ready = [qe.Point(p.id, vectors, _with_flags(to_stored(p.payload))) for p, vectors in checked(points)]
         self._update(qe.UpdateOperation.upsert_points(ready))
 
     def _update(self, operation: qe.UpdateOperation) -> None:
         # the write-ahead log is in the page cache when this returns: it outlives the process, as promised
+        check_free(self.folder, self._free(self.folder), self._min_free_bytes)
         self._open_shard().update(operation)
 
-    def _page(
-        self, where: Filter, vectors: bool, descending: bool, page: int, after: int | None
-    ) -> tuple[list[Point], int | None]:
-        """A page beyond `after` (a start), whole groups of one start only; and where it ended, or None at the end."""
-        shard = self._open_shard()
-        direction = qe.Direction.Desc if descending else qe.Direction.Asc
-        request = qe.ScrollRequest(
-            limit=page,
-            filter=_filter(where, beyond=after, descending=descending),
-            with_payload=True,
-            with_vector=vectors,
+
+def lock_folder(folder: Path) -> IO[str]:
+    """Take the lock of a store's folder, held until the file is closed. Raises `StoreLocked`."""
+    lock = (folder / "lock").open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.seek(0)
+        owner = lock.read().strip() or "?"
+        lock.close()
+        raise StoreLocked(
+            f"{folder} is open in process {owner}; stop that one, choose another folder with --store edge:DIR, or use "
+            "a Qdrant server for several workers: --store http://host:6333"
+        ) from None
+    lock.seek(0)
+    lock.truncate()
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """One scroll of an open store, as `paging` asks it."""
+
+    store: EdgeStore
+    where: Filter
+    vectors: bool
+    descending: bool
+
+    async def by_start(self, beyond_ms: int | None, limit: int) -> list[Point]:
+        direction = qe.Direction.Desc if self.descending else qe.Direction.Asc
+        return await self._read(
+            limit=limit,
+            filter=_filter(self.where, beyond=beyond_ms, descending=self.descending),
             order_by=qe.OrderBy("start", direction),
         )
-        points = [_point(record) for record in shard.scroll(request)[0]]
-        if len(points) < page:
-            return _ordered(points, descending), None
-        last = int(points[-1].payload["start"])
-        whole = [point for point in points if point.payload["start"] != last]
-        whole += self._with_start(where, last, vectors)
-        return _ordered(whole, descending), last
 
-    def _with_start(self, where: Filter, start_ms: int, vectors: bool) -> Iterator[Point]:
-        same = _filter(where, exactly=start_ms)
-        offset = None
-        while True:
-            request = qe.ScrollRequest(offset=offset, limit=512, filter=same, with_payload=True, with_vector=vectors)
-            records, offset = self._open_shard().scroll(request)
-            for record in records:
-                yield _point(record)
-            if offset is None:
-                return
+    async def of_start(self, start_ms: int, from_id: str | None, limit: int) -> list[Point]:
+        return await self._read(limit=limit, filter=_filter(self.where, exactly=start_ms), offset=from_id)
+
+    async def _read(self, **options: Any) -> list[Point]:
+        request = qe.ScrollRequest(with_payload=True, with_vector=self.vectors, **options)
+
+        def read() -> list[Point]:
+            return [_point(record) for record in self.store._open_shard().scroll(request)[0]]
+
+        return await self.store._run(read)
 
 
-def _ordered(points: list[Point], descending: bool) -> list[Point]:
-    return sorted(points, key=lambda point: (point.payload["start"], point.id), reverse=descending)
+def _is_full(error: Exception) -> bool:
+    """No space, or a quota used up; the engine gives the system's words and number as text."""
+    return any(said in str(error) for said in ("No space left", "os error 28", "Errno 28", "os error 122", "Errno 122"))
+
+
+def _classified(error: Exception, folder: Path) -> StoreError:
+    """An error of the engine: one that a retry may mend (`StoreUnavailable`), or one that ends the operation."""
+    if _is_full(error):
+        return StoreUnavailable(f"the disk of {folder} is full: {error}; free some room there")
+    if isinstance(error, OSError) or "Read-only file system" in str(error) or "os error 30" in str(error):
+        return StoreError(f"cannot write the store in {folder}: {error}; make the folder writable and start again")
+    return StoreError(f"the store in {folder} failed: {error}; if it fails again, see: sensorium doctor")
 
 
 def _filter(
@@ -287,24 +332,13 @@ def _filter(
 
 def _point(record: Any) -> Point:
     vectors = {name: np.asarray(v, dtype=np.float32) for name, v in (record.vector or {}).items()}
-    kept = record.payload or {}
-    payload: dict[str, Any] = msgspec.json.decode(kept.pop(_BODY)) if _BODY in kept else {}
-    payload.update((key, value) for key, value in kept.items() if not key.startswith("flag_"))
-    return Point(str(record.id), vectors, payload)
-
-
-def _stored(payload: Mapping[str, Any]) -> dict[str, Any]:
-    """What the engine is given: the keys that it indexes, and everything as one JSON text.
-
-    It takes 3 to 7 microseconds over every value that it converts, and gives one float in eight back a bit off.
-    """
-    indexed = {key: payload[key] for key in INDEXES if key in payload}
-    return _with_flags(indexed) | {_BODY: msgspec.json.encode(payload).decode()}
+    stored = {key: value for key, value in (record.payload or {}).items() if not key.startswith(_FLAG)}
+    return Point(str(record.id), vectors, from_stored(stored))
 
 
 def _with_flags(values: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(values) | {f"flag_{name}": str(values[name]) for name in _FLAGS if name in values}
+    return dict(values) | {_FLAG + name: str(values[name]) for name in _FLAGS if name in values}
 
 
 def _flag(name: str, value: bool) -> qe.FieldCondition:
-    return qe.FieldCondition(f"flag_{name}", match=qe.MatchValue(str(value)))
+    return qe.FieldCondition(_FLAG + name, match=qe.MatchValue(str(value)))

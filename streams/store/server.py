@@ -1,54 +1,69 @@
 """The store for production: a Qdrant server or cluster, over gRPC. Several workers may share it.
 
-Writes wait until they are applied, by a majority of replicas where there are several; reads then see them. Everything
-that a restarted or partitioned server can answer with becomes `StoreUnavailable`: the caller waits.
+Writes wait until they are applied, by a majority of replicas where there are several; reads then see them. Failures
+are classified in `server_errors`.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 import grpc
-import httpx
 import numpy as np
 from qdrant_client import AsyncQdrantClient, models
-from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+from qdrant_client.http.exceptions import UnexpectedResponse
 
-from streams.store.base import (
-    DIM,
-    VECTOR_NAMES,
-    Filter,
-    Hit,
-    Point,
-    StoreError,
-    StoreInfo,
-    StoreUnavailable,
-    Vector,
-)
+from streams.settings import Settings
+from streams.store.base import DIM, VECTOR_NAMES, Filter, Hit, Point, Position, StoreInfo, Vector
+from streams.store.encoding import from_stored, to_stored
+from streams.store.paging import scroll
+from streams.store.server_errors import FAILURES, check_version, classified
 from streams.store.validation import INDEXES, checked
 
 T = TypeVar("T")
 _TIMEOUT_S = 10
 _FACET_LIMIT = 1_000_000
 _LARGEST_MESSAGE = {"grpc.max_receive_message_length": 256 * 1_048_576, "grpc.max_send_message_length": 256 * 1_048_576}
-_AWAY = {
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.CANCELLED,
-    grpc.StatusCode.ABORTED,
-    grpc.StatusCode.INTERNAL,
-    grpc.StatusCode.RESOURCE_EXHAUSTED,
-    grpc.StatusCode.UNKNOWN,
-}
 _INDEX_TYPES: dict[str, Any] = {
     "keyword": models.PayloadSchemaType.KEYWORD,
     "integer": models.PayloadSchemaType.INTEGER,
     "bool": models.PayloadSchemaType.BOOL,
 }
+
+
+def connect(url: str, *, grpc_port: int, api_key: str | None) -> AsyncQdrantClient:
+    """A client of a server; the caller closes it. The one place where clients are made: tests put another one here."""
+    parts = urlsplit(url)
+    return AsyncQdrantClient(
+        host=parts.hostname,
+        port=parts.port or 6333,
+        https=parts.scheme == "https",
+        grpc_port=grpc_port,
+        prefer_grpc=True,
+        api_key=api_key,
+        timeout=_TIMEOUT_S,
+        check_compatibility=False,  # a line of warning for every minor version of difference; `check_version` does it
+        grpc_options=dict(_LARGEST_MESSAGE),
+    )
+
+
+def server_store(settings: Settings, follow: str | None = None) -> ServerStore:
+    """The collection that the settings name, or the one behind the alias `follow`; not open yet."""
+    key = settings.store_api_key
+    return ServerStore(
+        settings.store_url,
+        collection=settings.collection,
+        grpc_port=settings.store_grpc_port,
+        api_key=key.get_secret_value() if key else None,
+        shards=settings.store_shards,
+        replicas=settings.store_replicas,
+        follow=follow,
+    )
 
 
 class ServerStore:
@@ -87,26 +102,16 @@ class ServerStore:
         )
 
     def new_client(self) -> AsyncQdrantClient:
-        """A client of this server; whoever asks for it closes it."""
-        parts = urlsplit(self.url)
-        return AsyncQdrantClient(
-            host=parts.hostname,
-            port=parts.port or 6333,
-            https=parts.scheme == "https",
-            grpc_port=self._grpc_port,
-            prefer_grpc=True,
-            api_key=self._api_key,
-            timeout=_TIMEOUT_S,
-            check_compatibility=False,  # a line of warning for every minor version of difference, and no more
-            grpc_options=dict(_LARGEST_MESSAGE),
-        )
+        """A client of this server; the caller closes it."""
+        return connect(self.url, grpc_port=self._grpc_port, api_key=self._api_key)
 
     async def __aenter__(self) -> Self:
         self._client = self.new_client()
         try:
+            check_version(self.url, (await self.call(self._qdrant.info)).version)
             if self._follow is not None:
                 await self._follow_alias(self._follow)
-            await self._call(self._make_collection)
+            await self.call(self._make_collection)
         except BaseException:
             await self._client.close()
             raise
@@ -119,7 +124,7 @@ class ServerStore:
 
     async def _follow_alias(self, alias: str) -> None:
         """The name behind the alias, looked up once: an alias that moves later must not move what is open here."""
-        found = await self._call(self._qdrant.get_aliases)
+        found = await self.call(self._qdrant.get_aliases)
         self.collection = next((a.collection_name for a in found.aliases if a.alias_name == alias), self.collection)
 
     async def _make_collection(self) -> None:
@@ -146,21 +151,21 @@ class ServerStore:
             await client.create_payload_index(self.collection, name, field_schema=schema, wait=True)
 
     async def upsert(self, points: Sequence[Point]) -> None:
-        ready = [models.PointStruct(id=p.id, vector=v, payload=dict(p.payload)) for p, v in checked(points)]
+        ready = [models.PointStruct(id=p.id, vector=v, payload=to_stored(p.payload)) for p, v in checked(points)]
         if ready:
             # weak ordering: a stronger one goes through one leading replica, and waits for it to come back when its
             # node is gone; a stream has one writer, whose writes wait for one another
-            await self._call(lambda: self._qdrant.upsert(self.collection, ready, wait=True))
+            await self.call(lambda: self._qdrant.upsert(self.collection, ready, wait=True))
 
     async def set_payload(self, id: str | Sequence[str], values: Mapping[str, Any]) -> None:
         ids: list[Any] = [id] if isinstance(id, str) else list(id)
         if ids:
-            await self._call(lambda: self._qdrant.set_payload(self.collection, dict(values), points=ids, wait=True))
+            await self.call(lambda: self._qdrant.set_payload(self.collection, dict(values), points=ids, wait=True))
 
     async def get(self, ids: Sequence[str], *, vectors: bool = False) -> list[Point]:
         if not ids:
             return []
-        records = await self._call(
+        records = await self.call(
             lambda: self._qdrant.retrieve(self.collection, list(ids), with_payload=True, with_vectors=vectors)
         )
         found = {str(record.id): _point(record) for record in records}
@@ -174,58 +179,11 @@ class ServerStore:
         descending: bool = False,
         limit: int | None = None,
         page: int = 256,
+        after: Position | None = None,
     ) -> AsyncIterator[Point]:
-        """By (`start`, id). A page that ends among points of one start is completed before it is handed on."""
-        left, after = limit, None
-        while left is None or left > 0:
-            batch, after = await self._page(where, vectors, descending, page, after)
-            for point in batch:
-                yield point
-                if left is not None:
-                    left -= 1
-                    if not left:
-                        return
-            if after is None:
-                return
-
-    async def _page(
-        self, where: Filter, vectors: bool, descending: bool, page: int, after: int | None
-    ) -> tuple[list[Point], int | None]:
-        direction = models.Direction.DESC if descending else models.Direction.ASC
-        records, _ = await self._call(
-            lambda: self._qdrant.scroll(
-                self.collection,
-                scroll_filter=_filter(where, beyond=after, descending=descending),
-                limit=page,
-                order_by=models.OrderBy(key="start", direction=direction),
-                with_payload=True,
-                with_vectors=vectors,
-            )
-        )
-        points = [_point(record) for record in records]
-        if len(points) < page:
-            return _ordered(points, descending), None
-        last = int(points[-1].payload["start"])
-        whole = [point for point in points if point.payload["start"] != last]
-        whole += await self._with_start(where, last, vectors)
-        return _ordered(whole, descending), last
-
-    async def _with_start(self, where: Filter, start_ms: int, vectors: bool) -> list[Point]:
-        same, points, offset = _filter(where, exactly=start_ms), [], None
-        while True:
-            request = partial(
-                self._qdrant.scroll,
-                self.collection,
-                scroll_filter=same,
-                limit=512,
-                offset=offset,
-                with_payload=True,
-                with_vectors=vectors,
-            )
-            records, offset = await self._call(request)
-            points += [_point(record) for record in records]
-            if offset is None:
-                return points
+        reader = _Reader(self, where, vectors, descending)
+        async for point in scroll(reader, descending=descending, limit=limit, page=page, after=after):
+            yield point
 
     async def search(
         self,
@@ -236,7 +194,7 @@ class ServerStore:
         limit: int = 10,
         vectors: bool = False,
     ) -> list[Hit]:
-        response = await self._call(
+        response = await self.call(
             lambda: self._qdrant.query_points(
                 self.collection,
                 query=np.asarray(vector, dtype=np.float32).tolist(),
@@ -252,15 +210,26 @@ class ServerStore:
     async def streams(self) -> dict[str, int]:
         return await self._facet("stream")
 
+    async def latest(self, streams: Sequence[str]) -> dict[str, Point]:
+        if not streams:
+            return {}
+        newest = models.OrderByQuery(order_by=models.OrderBy(key="start", direction=models.Direction.DESC))
+        requests = [
+            models.QueryRequest(query=newest, filter=_filter(Filter(stream=stream)), limit=1, with_payload=True)
+            for stream in streams
+        ]
+        answers = await self.call(lambda: self._qdrant.query_batch_points(self.collection, requests))
+        return {s: _point(a.points[0]) for s, a in zip(streams, answers, strict=True) if a.points}
+
     async def versions(self) -> dict[str, int]:
         return await self._facet("model")
 
     async def _facet(self, key: str) -> dict[str, int]:
-        response = await self._call(lambda: self._qdrant.facet(self.collection, key, limit=_FACET_LIMIT, exact=True))
+        response = await self.call(lambda: self._qdrant.facet(self.collection, key, limit=_FACET_LIMIT, exact=True))
         return {str(hit.value): int(hit.count) for hit in sorted(response.hits, key=lambda hit: str(hit.value))}
 
     async def count(self, where: Filter | None = None) -> int:
-        counted = await self._call(lambda: self._qdrant.count(self.collection, count_filter=_filter(where), exact=True))
+        counted = await self.call(lambda: self._qdrant.count(self.collection, count_filter=_filter(where), exact=True))
         return int(counted.count)
 
     async def delete_before(self, end_ms: int) -> int:
@@ -268,47 +237,54 @@ class ServerStore:
             must=[models.FieldCondition(key="end", range=models.Range(lt=end_ms))],
             must_not=[models.FieldCondition(key="bank", match=models.MatchValue(value=True))],
         )
-        counted = await self._call(lambda: self._qdrant.count(self.collection, count_filter=old, exact=True))
+        counted = await self.call(lambda: self._qdrant.count(self.collection, count_filter=old, exact=True))
         if counted.count:
             selector = models.FilterSelector(filter=old)
-            await self._call(lambda: self._qdrant.delete(self.collection, selector, wait=True))
+            await self.call(lambda: self._qdrant.delete(self.collection, selector, wait=True))
         return int(counted.count)
 
     async def info(self) -> StoreInfo:
-        async def look() -> StoreInfo:
-            said = await self._qdrant.info()
-            return StoreInfo("server", self.url, await self.count(), said.version, {"collection": self.collection})
-
-        return await self._call(look)
-
-    # -- inside --------------------------------------------------------------------------------------------------
+        server = await self.call(self._qdrant.info)
+        return StoreInfo("server", self.url, await self.count(), server.version, {"collection": self.collection})
 
     @property
     def _qdrant(self) -> AsyncQdrantClient:
         assert self._client is not None, "use the store as a context manager: async with ServerStore(url)"
         return self._client
 
-    async def _call(self, work: Callable[[], Awaitable[T]]) -> T:
-        return await self.call(work)
-
     async def call(self, work: Callable[[], Awaitable[T]]) -> T:
         """`work`, a request to this server, with its failures as `StoreUnavailable` or `StoreError`."""
         try:
             return await work()
-        except grpc.aio.AioRpcError as error:
-            if error.code() in _AWAY:
-                raise StoreUnavailable(f"{self.url}: {error.code().name}: {error.details()}") from None
-            raise StoreError(f"{self.url} refused: {error.code().name}: {error.details()}") from None
-        except (TimeoutError, ResponseHandlingException, httpx.TransportError, ConnectionError) as error:
-            raise StoreUnavailable(f"{self.url}: {error}") from None
-        except UnexpectedResponse as error:
-            if error.status_code is not None and (error.status_code >= 500 or error.status_code in (408, 429)):
-                raise StoreUnavailable(f"{self.url}: {error}") from None
-            raise StoreError(f"{self.url} refused: {error}; is the address that of a Qdrant server?") from None
+        except FAILURES as error:
+            raise classified(self.url, error) from None
 
 
-def _ordered(points: list[Point], descending: bool) -> list[Point]:
-    return sorted(points, key=lambda point: (point.payload["start"], point.id), reverse=descending)
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """One scroll of an open store, as `paging` asks it."""
+
+    store: ServerStore
+    where: Filter
+    vectors: bool
+    descending: bool
+
+    async def by_start(self, beyond_ms: int | None, limit: int) -> list[Point]:
+        direction = models.Direction.DESC if self.descending else models.Direction.ASC
+        return await self._read(
+            scroll_filter=_filter(self.where, beyond=beyond_ms, descending=self.descending),
+            limit=limit,
+            order_by=models.OrderBy(key="start", direction=direction),
+        )
+
+    async def of_start(self, start_ms: int, from_id: str | None, limit: int) -> list[Point]:
+        return await self._read(scroll_filter=_filter(self.where, exactly=start_ms), limit=limit, offset=from_id)
+
+    async def _read(self, **options: Any) -> list[Point]:
+        client, collection = self.store._qdrant, self.store.collection
+        request = partial(client.scroll, collection, with_payload=True, with_vectors=self.vectors, **options)
+        records, _ = await self.store.call(request)
+        return [_point(record) for record in records]
 
 
 def _filter(
@@ -341,5 +317,5 @@ def _point(record: Any) -> Point:
     return Point(
         str(record.id),
         {name: np.asarray(vector, dtype=np.float32) for name, vector in vectors.items()},
-        record.payload or {},
+        from_stored(record.payload or {}),
     )

@@ -2,7 +2,7 @@
 
 python -m tests.benchmarks.store_bench
 
-- ours: `PatientStore(EdgeStore).upsert` and `.search`, as the worker calls them: vectors checked (size, length, NaN),
+- ours: `RetryingStore(EdgeStore).upsert` and `.search`, as the worker calls them: vectors checked (size, length, NaN),
   calls in the store's own thread, points handed back as ours.
 - bare: `EdgeShard.update` and `.query` in a loop, with vectors as lists; payloads are dicts in and out.
 
@@ -87,10 +87,10 @@ def _batches(points: Sequence[Point]) -> list[Sequence[Point]]:
 
 async def ours(folder: Path, points: Sequence[Point]) -> dict[str, float]:
     from streams.store.edge import EdgeStore
-    from streams.store.retrying import PatientStore
+    from streams.store.retrying import RetryingStore
 
     async with EdgeStore(folder) as bare_store:
-        store = PatientStore(bare_store)
+        store = RetryingStore(bare_store)
         began = cpu_s()
         for batch in _batches(points):
             await store.upsert(batch)

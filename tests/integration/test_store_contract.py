@@ -1,4 +1,4 @@
-"""One suite for both stores: what the service relies on, on Qdrant Edge and on a real Qdrant server."""
+"""One suite for all stores: what the service relies on, on Qdrant Edge, local mode and a real Qdrant server."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +17,28 @@ import pytest_asyncio
 from streams.store.base import DIM, Filter, InvalidPoint, Point, StoreLocked, VectorStore
 from streams.store.edge import EdgeStore
 from streams.store.server import ServerStore
-from tests.integration.qdrant_server import QdrantServer
+from tests.integration.conftest import EVERY_ENGINE, Node
+from tests.integration.qdrant_local import serve_locally
 
 Opener = Callable[[], VectorStore]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QdrantServer]:
-    started = QdrantServer(tmp_path_factory.mktemp("qdrant")).start()
-    yield started
-    started.kill()
-
-
-@pytest.fixture(params=["edge", pytest.param("server", marks=pytest.mark.qdrant)])
-def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
+@pytest.fixture(params=EVERY_ENGINE)
+def opener(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
+) -> Opener:
     """Opens the same store again and again."""
+    record_property("store_engine", request.param)
     if request.param == "edge":
         return lambda: EdgeStore(tmp_path / "store")
-    node: QdrantServer = request.getfixturevalue("server")
     name = uuid.uuid4().hex
+    if request.param == "local":
+        url = serve_locally(monkeypatch)
+        return lambda: ServerStore(url, collection=name)
+    node: Node = request.getfixturevalue("qdrant")
     return lambda: ServerStore(node.url, collection=name, grpc_port=node.grpc_port)
 
 
@@ -63,7 +66,11 @@ async def all_of(store: VectorStore, where: Filter | None = None, **options: Any
 
 
 async def test_vectors_and_payload_come_back_bit_for_bit(store: VectorStore) -> None:
-    sent = point(1, nested={"a": [1.1, None, True], "n": 2**53 - 1}, text="Größe 5 µm")
+    sent = point(
+        1,
+        nested={"a": [1.1, None, True], "n": 2**53 - 1, "tiny": 5e-324, "third": 1 / 3, "long": 0.1 + 0.2},
+        text="Größe 5 µm",
+    )
     await store.upsert([sent])
     (found,) = await store.get([sent.id], vectors=True)
     assert {name: v.tobytes() for name, v in found.vectors.items()} == {
@@ -90,11 +97,39 @@ async def test_get_keeps_the_order_asked_and_leaves_out_what_is_not_there(store:
 async def test_scrolling_is_by_start_and_id_across_pages_and_ties(store: VectorStore, descending: bool) -> None:
     points = [point(n, start=n // 7 * 1000) for n in range(100)]
     await store.upsert(points)
-    ordered = sorted(points, key=lambda p: (p.payload["start"], p.id), reverse=descending)
+    sign = -1 if descending else 1
+    ordered = [p.id for p in sorted(points, key=lambda p: (sign * p.payload["start"], p.id))]
     found = await all_of(store, descending=descending, page=10)
-    assert [p.id for p in found] == [p.id for p in ordered]
+    assert [p.id for p in found] == ordered
     limited = await all_of(store, descending=descending, page=10, limit=23)
-    assert [p.id for p in limited] == [p.id for p in ordered[:23]]
+    assert [p.id for p in limited] == ordered[:23]
+
+
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize("page", [1, 3, 10])
+async def test_scrolling_goes_on_after_any_position(store: VectorStore, descending: bool, page: int) -> None:
+    await store.upsert([point(n, start=n // 7 * 1000) for n in range(30)])
+    whole = await all_of(store, descending=descending)
+    for n, last in enumerate(whole):
+        after = (last.payload["start"], last.id)
+        rest = await all_of(store, descending=descending, page=page, after=after, limit=8)
+        assert [p.id for p in rest] == [p.id for p in whole[n + 1 : n + 9]]
+
+
+async def test_a_position_whose_window_is_gone_still_says_where_to_go_on(store: VectorStore) -> None:
+    await store.upsert([point(n) for n in range(10)])
+    last = point(4)
+    await store.delete_before(last.payload["end"] + 1)
+    rest = await all_of(store, after=(last.payload["start"], last.id))
+    assert [p.id for p in rest] == [point(n).id for n in range(5, 10)]
+
+
+async def test_the_latest_window_of_each_stream_comes_in_one_answer(store: VectorStore) -> None:
+    await store.upsert([point(n, stream=f"s{n % 3}") for n in range(20)])
+    latest = await store.latest(["s2", "s0", "nobody"])
+    assert {name: p.payload["start"] for name, p in latest.items()} == {"s2": 17_000, "s0": 18_000}
+    assert dict(latest["s2"].payload) == dict(point(17, stream="s2").payload)
+    assert await store.latest([]) == {}
 
 
 async def test_filters_hold_together(store: VectorStore) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from streams.store.base import StoreUnavailable
-from streams.store.retrying import PatientStore
+from streams.store.retrying import RetryingStore
 from streams.store.server import ServerStore
 from tests.integration.qdrant_server import QdrantServer
 from tests.integration.test_store_contract import all_of, point
@@ -21,7 +21,7 @@ async def test_a_server_that_is_killed_and_comes_back_is_waited_for(tmp_path: Pa
     waits: list[bool] = []
     try:
         async with ServerStore(node.url, grpc_port=node.grpc_port) as bare:
-            store = PatientStore(bare, waits.append)
+            store = RetryingStore(bare, waits.append)
             await store.upsert([point(n) for n in range(100)])
             await asyncio.to_thread(node.kill)
             with pytest.raises(StoreUnavailable):
@@ -45,7 +45,7 @@ async def test_a_node_of_three_is_killed_while_windows_are_written(tmp_path: Pat
         for name in ("n2", "n3"):
             nodes.append(QdrantServer(tmp_path / name, cluster=True, bootstrap=first.p2p).start())
         async with ServerStore(first.url, grpc_port=first.grpc_port, shards=3, replicas=2) as bare:
-            store = PatientStore(bare)
+            store = RetryingStore(bare)
             for batch in range(30):
                 if batch == 10:
                     await asyncio.to_thread(nodes[2].kill)

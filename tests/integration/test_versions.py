@@ -29,7 +29,7 @@ from streams.kafka.reader import read_all
 from streams.serving.promotion import promote
 from streams.serving.versions import VersionError, describe, roll_back, serving_version
 from streams.settings import Settings, load_settings
-from streams.store import open_shelf
+from streams.store import open_collections
 from streams.store.base import Filter
 from streams.windows.types import window_id
 from tests.integration.qdrant_server import QdrantServer
@@ -228,10 +228,10 @@ async def all_committed(settings: Settings, group: str, load: Load) -> bool:
 async def versions_in_collections(settings: Settings) -> dict[str, set[str]]:
     """Which versions' windows each collection holds, and that each id is the version's own."""
     found: dict[str, set[str]] = {}
-    async with open_shelf(settings) as shelf:
-        aliases = await shelf.read()
-        for name in aliases.homes:
-            async with shelf.store(name, aliases) as opened:
+    async with open_collections(settings) as collections:
+        aliases = await collections.read()
+        for name in aliases.by_version:
+            async with collections.store(name, aliases) as opened:
                 async for point in opened.scroll(Filter()):
                     payload = point.payload
                     own = window_id(payload["stream"], payload["start"], settings.window.size_ms, payload["model"])

@@ -1,9 +1,9 @@
-"""Collections of model versions and the alias that says which serves, on both stores; and stores from before them."""
+"""Collections of model versions and the alias that says which serves, on every engine; and stores from before them."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +12,28 @@ import pytest
 from streams.serving.client import open_queries
 from streams.serving.versions import Registry, VersionError, describe, remove, roll_back, serving_version
 from streams.settings import Settings, load_settings
-from streams.store import open_shelf, open_store
+from streams.store import open_collections, open_store
 from streams.store.base import Filter, Point, StoreError
 from streams.store.edge import EdgeStore
-from tests.integration.qdrant_server import QdrantServer
+from tests.integration.conftest import EVERY_ENGINE, Node
+from tests.integration.qdrant_local import serve_locally
 from tests.integration.test_store_contract import point
 from tests.two_models import random_model
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QdrantServer]:
-    started = QdrantServer(tmp_path_factory.mktemp("qdrant")).start()
-    yield started
-    started.kill()
-
-
-@pytest.fixture(params=["edge", pytest.param("server", marks=pytest.mark.qdrant)])
-def more(request: pytest.FixtureRequest) -> dict[str, Any]:
+@pytest.fixture(params=EVERY_ENGINE)
+def more(
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
+) -> dict[str, Any]:
+    """Settings that name the store."""
+    record_property("store_engine", request.param)
     if request.param == "edge":
         return {}
-    node: QdrantServer = request.getfixturevalue("server")
+    if request.param == "local":
+        return {"store": serve_locally(monkeypatch)}
+    node: Node = request.getfixturevalue("qdrant")
     return {"store": node.url, "store_grpc_port": node.grpc_port, "collection": uuid.uuid4().hex}
 
 
@@ -50,10 +52,10 @@ def of(version: str, number: int) -> Point:
     return point(number, model=version)
 
 
-async def fill_plain(settings: Settings, points: list[Point]) -> None:
+async def fill_default(settings: Settings, points: list[Point]) -> None:
     """What a store held before there were versions."""
-    async with open_shelf(settings) as shelf, shelf.plain() as plain:
-        await plain.upsert(points)
+    async with open_collections(settings) as collections, collections.default_collection() as default:
+        await default.upsert(points)
 
 
 async def held(settings: Settings) -> dict[str, int]:
@@ -70,9 +72,9 @@ async def test_a_new_store_is_served_by_the_model_of_the_settings(
     for _ in range(2):
         serving = await serving_version(settings)
         assert (serving.name, serving.group) == (version, "sensorium")
-    async with open_shelf(settings) as shelf:
-        aliases = await shelf.read()
-    assert (aliases.serving, aliases.previous, aliases.plain) == (version, None, version)
+    async with open_collections(settings) as collections:
+        aliases = await collections.read()
+    assert (aliases.serving, aliases.previous, aliases.default) == (version, None, version)
     assert Registry(settings.state).names() == [version]
 
 
@@ -81,7 +83,7 @@ async def test_a_store_from_before_opens_with_all_it_holds(
 ) -> None:
     version, folder = next(iter(folders.items()))
     settings = settings_of(tmp_path, folder, more)
-    await fill_plain(settings, [of(version, n) for n in range(300)])
+    await fill_default(settings, [of(version, n) for n in range(300)])
     async with (await serving_version(settings)).store() as store:
         assert await store.versions() == {version: 300}
     assert await held(settings) == {version: 300}
@@ -93,7 +95,7 @@ async def test_versions_that_shared_a_store_are_parted(
     (version, folder), (other, _) = folders.items()
     settings = settings_of(tmp_path, folder, more)
     mine, theirs = [of(version, n) for n in range(300)], [of(other, n) for n in range(1000, 1010)]
-    await fill_plain(settings, mine + theirs)
+    await fill_default(settings, mine + theirs)
     serving = await serving_version(settings)
     assert (serving.name, serving.group) == (version, f"sensorium.{version}")
     async with serving.store() as store:
@@ -107,7 +109,7 @@ async def test_windows_of_another_model_are_kept_and_not_asked(
 ) -> None:
     (version, folder), (other, other_folder) = folders.items()
     settings = settings_of(tmp_path, folder, more)
-    await fill_plain(settings, [of(other, n) for n in range(20)])
+    await fill_default(settings, [of(other, n) for n in range(20)])
     async with open_queries(settings) as queries:  # a question may be the first to open it
         assert await queries.search_text("anything", Filter(), 10) == []
     Registry(settings.state).add(other_folder)
@@ -138,12 +140,12 @@ async def test_a_switch_can_be_undone_and_keeps_collections_apart(
     with pytest.raises(VersionError, match="no version to go back to"):
         await roll_back(settings)
     Registry(settings.state).add(other_folder)
-    async with open_shelf(settings) as shelf:
-        async with shelf.store(other, await shelf.read()) as store:
+    async with open_collections(settings) as collections:
+        async with collections.store(other, await collections.read()) as store:
             await store.upsert([of(other, n) for n in range(7)])
         assert await held(settings) == {version: 5}
-        await shelf.switch(other)
-        await shelf.switch(other)  # said twice: the previous one is still the previous one
+        await collections.switch(other)
+        await collections.switch(other)  # said twice: the previous one is still the previous one
     assert await held(settings) == {other: 7}
     assert (await serving_version(settings)).group == f"sensorium.{other}"
     assert await roll_back(settings) == (other, version)
@@ -164,10 +166,10 @@ async def test_a_store_that_is_open_follows_no_alias(
     settings = settings_of(tmp_path, folder, more)
     async with (await serving_version(settings)).store() as store:
         await store.upsert([of(version, n) for n in range(5)])
-    async with open_store(settings) as before, open_shelf(settings) as shelf:
-        async with shelf.store(other, await shelf.read()) as store:
+    async with open_store(settings) as before, open_collections(settings) as collections:
+        async with collections.store(other, await collections.read()) as store:
             await store.upsert([of(other, n) for n in range(7)])
-        await shelf.switch(other)
+        await collections.switch(other)
         assert await before.versions() == {version: 5}
 
 
@@ -181,19 +183,19 @@ async def test_a_damaged_pointer_says_what_to_write(tmp_path: Path) -> None:
 
 async def test_a_half_written_pointer_changes_nothing(tmp_path: Path) -> None:
     settings = load_settings(state=tmp_path)
-    async with open_shelf(settings) as shelf:
-        await shelf.bind_plain("v1")
-        await shelf.switch("v1")
+    async with open_collections(settings) as collections:
+        await collections.bind_default("v1")
+        await collections.switch("v1")
         (tmp_path / "store" / "current.1.tmp").write_text('{"serving": "v')  # killed while it wrote
-        assert (await shelf.read()).serving == "v1"
+        assert (await collections.read()).serving == "v1"
     assert isinstance(open_store(settings), EdgeStore)
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "serving", "", "a b", "previous", ".hidden"])
 async def test_a_version_that_is_no_name_is_refused(tmp_path: Path, name: str) -> None:
-    async with open_shelf(load_settings(state=tmp_path)) as shelf:
+    async with open_collections(load_settings(state=tmp_path)) as collections:
         with pytest.raises(StoreError, match="cannot name"):
-            await shelf.switch(name)
+            await collections.switch(name)
 
 
 def test_a_changed_copy_of_a_model_is_refused(tmp_path: Path, folders: dict[str, Path]) -> None:
