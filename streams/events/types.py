@@ -35,6 +35,7 @@ class Reason(StrEnum):
     """Why an event did not become part of a window. Shared by dead letters, metrics, logs and the API."""
 
     # framing
+    UNREADABLE = "unreadable"  # the Kafka client cannot unpack it: codec, checksum, header name, structure
     NO_KEY = "no_key"
     BAD_KEY = "bad_key"
     EMPTY = "empty"
