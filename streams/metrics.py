@@ -17,6 +17,10 @@ class Metrics:
         outcome = "Events by topic and outcome: windowed, duplicate, late or a reason code"
         self.events = self._counter("events", outcome, "topic", "outcome")
         self.records = self._counter("records", "Kafka records read", "topic")
+        cause = "Records that could not be unpacked, by cause: codec, checksum, header_name or structure"
+        self.unreadable = self._counter("unreadable_records", cause, "topic", "reason")
+        gone = "Records that were deleted from an input before they were read"
+        self.lost = self._counter("records_lost", gone, "topic", "partition")
         fate = "Windows by fate: new, revised, recounted (repeats came in), known (stored already), stale, failed"
         self.windows = self._counter("windows", fate, "fate")
         self.incident_steps = self._counter("incident_steps", "Steps in incidents' lives", "kind")
@@ -33,7 +37,7 @@ class Metrics:
         self.batch = self._histogram("batch_windows", "Windows in an inference batch", _WINDOWS)
 
     def forget_partitions(self) -> None:
-        """Another worker tells of them from now on: what we saw last must not stay on show."""
+        """Another worker reports them from now on: our last values must not stay."""
         for gauge in (self.watermark_delay, self.lag, self.pending, self.paused):
             gauge.clear()
 

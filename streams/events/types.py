@@ -30,6 +30,8 @@ class Reason(StrEnum):
     """Why an event is in no window. The codes are those of dead letters, metrics, logs and the API."""
 
     # envelope
+    # framing
+    UNREADABLE = "unreadable"  # the Kafka client cannot unpack it: codec, checksum, header name, structure
     NO_KEY = "no_key"
     BAD_KEY = "bad_key"
     EMPTY = "empty"

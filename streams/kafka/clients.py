@@ -14,6 +14,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from streams.errors import DependencyError
+from streams.kafka import unpacking
 from streams.kafka.embedded import running_bootstrap
 from streams.settings import Settings
 
@@ -77,10 +78,15 @@ def new_producer(settings: Settings, bootstrap: str, **options: Any) -> AIOKafka
 
 
 def new_consumer(settings: Settings, bootstrap: str, **options: Any) -> AIOKafkaConsumer:
-    """A consumer without a group that commits nothing: for reading topics from the side."""
+    """A consumer without a group that commits nothing, of committed records only: for reading topics from the side.
+
+    What it cannot unpack comes as `unpacking.UnreadableRecord`.
+    """
+    unpacking.install()
     defaults: dict[str, Any] = {
         "enable_auto_commit": False,
         "auto_offset_reset": "earliest",
+        "isolation_level": "read_committed",
         "fetch_max_wait_ms": 100,
         "max_partition_fetch_bytes": 4 * 1_048_576,
         "request_timeout_ms": _REQUEST_TIMEOUT_MS,

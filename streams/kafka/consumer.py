@@ -2,9 +2,14 @@
 
 Faust's consumer starts four asyncio tasks for each message and keeps a gap list that commits past events in flight
 (its issue 606). Here one agent message is up to 500 consecutive records of one partition, nothing is ever acked
-through Faust, and what is committed is what the ledger says. Private names of Faust 0.15.3 that this relies on:
-`_wait_next_records`, `_to_message`, `_add_gap`, `_read_offset`, `_thread`, `_new_transport`; tests on a real broker
-guard them.
+through Faust, and what is committed is what the ledger says. Only committed records are read; what aiokafka cannot
+unpack comes as `UnreadableRecord`s (`unpacking`), and records that are deleted before they are read are counted.
+
+Private names of Faust 0.15.3 that this relies on: of the consumer `_wait_next_records`, `_to_message`, `_add_gap`,
+`_read_offset`, `_buffered_partitions`, `_paused_partitions`, `_thread`, `_new_consumer_thread`; of its thread
+`_consumer`, `_ensure_consumer`, `_create_worker_consumer`; of the app `_new_transport`, `_create_directories`. Of
+aiokafka 0.14: `AIOKafkaConsumer._isolation_level`, `_auto_offset_reset` (read when it starts) and
+`_subscription.subscription.assignment.state_value`. Tests on a real broker guard them.
 """
 
 from __future__ import annotations
@@ -13,20 +18,26 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import faust
-from aiokafka import ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from aiokafka.structs import OffsetAndMetadata
 from faust.app.base import BootStrategy
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from streams.kafka import unpacking
+from streams.kafka.failures import passes, refused
 from streams.kafka.ledger import OffsetLedger
-from streams.kafka.progress import InputProgress
+from streams.kafka.progress import InputProgress, Start, start_at
+from streams.kafka.unpacking import UnreadableRecord
+from streams.metrics import Metrics
 
+_METADATA_MAX_AGE_MS = 15_000  # partitions that are added are noticed within this time
+_RETRY_S = 1.0
 _LEAVING_COMMIT_S = 3.0
 _logger = logging.getLogger(__name__)
 
@@ -37,14 +48,14 @@ class Batch(NamedTuple):
     topic: str
     partition: int
     epoch: int
-    records: Sequence[ConsumerRecord]
+    records: Sequence[ConsumerRecord | UnreadableRecord]
 
 
 class Assignee(Protocol):
-    """Who works on partitions: told of every new start from committed offsets, and of every loss."""
+    """What works on partitions: called at every new start from committed offsets, and at every loss of them."""
 
-    async def assigned(self, resume: Mapping[tuple[str, int], int]) -> None:
-        """Partitions will be read from these offsets on; whatever was read before is void."""
+    async def assigned(self, starts: Mapping[tuple[str, int], Start]) -> None:
+        """Partitions, by topic and number, will be read from there on; whatever was read before is void."""
         ...
 
     async def revoked(self) -> None:
@@ -64,12 +75,27 @@ class BatchConsumer(driver.Consumer):
         self._unread: set[TP] = set()  # nothing handed on yet in this epoch
         self._sent: dict[TP, int] = {}  # last committed
         self._commit_failing_since: float | None = None
+        self._failing_since: float | None = None
+        self._lost_to: dict[TP, int] = {}  # lost records are reported up to there, also across rebalances
+
+    def _new_consumer_thread(self) -> _ConsumerThread:
+        return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     # -- reading -------------------------------------------------------------------------------------------------
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:
         epoch = self.epoch
-        records, active = await self._wait_next_records(timeout)
+        try:
+            records, active = await self._wait_next_records(timeout)
+        except OffsetOutOfRangeError as error:
+            await self._out_of_range(error.args[0])
+            return
+        except NoOffsetForPartitionError:
+            return  # asked for before `perform_seek` has set the position
+        except KafkaError as error:
+            await self._reading_failed(error)
+            return
+        self._failing_since = None
         if records is None or self.should_stop:
             return
         for key, batch in records.items():
@@ -85,19 +111,80 @@ class BatchConsumer(driver.Consumer):
             if tp in self._unread:
                 self._unread.remove(tp)
                 if batch[0].offset > self._expected.get(tp, batch[0].offset):
-                    # a hole in the log, or records that a fetch from before took with it: looking twice tells
+                    # a hole in the log, or records that a fetch from before took with it: a second fetch decides
                     await self._put_back(tp)
                     continue
             self._expected[tp] = batch[-1].offset + 1
-            message = self._to_message(tp, batch[-1])
-            message.key = None
+            self._count_unreadable(batch)
+            last = ConsumerRecord(*tp, batch[-1].offset, batch[-1].timestamp, 0, None, None, None, -1, -1, ())
+            message = self._to_message(tp, last)
             message.value = Batch(tp.topic, tp.partition, epoch, batch)
             # Faust drops what is before the offset that it noted last, and may note one of the last assignment late
             self._read_offset[tp] = None
             yield tp, message
 
+    def _count_unreadable(self, batch: Sequence[ConsumerRecord | UnreadableRecord]) -> None:
+        for record in batch:
+            if type(record) is UnreadableRecord:
+                self.app.metrics.unreadable.labels(record.topic, record.cause).inc(record.count)
+
+    async def _out_of_range(self, positions: Mapping[TopicPartition, int]) -> None:
+        """The log no longer holds the positions: go on where it begins, and count what was missed."""
+        mine = {TP(*tp): position for tp, position in positions.items() if TP(*tp) in self._expected}
+        try:
+            begins, ends = await self._log_bounds(mine)
+        except KafkaError as error:
+            await self._reading_failed(error)
+            return
+        for tp, position in mine.items():
+            if position > ends[tp]:
+                _logger.warning(
+                    "%s/%d ends at offset %d, before our position %d: it was made anew; reading it from its begin",
+                    *tp,
+                    ends[tp],
+                    position,
+                )
+                await self.perform_seek()
+                return
+            self._report_lost(tp, position, begins[tp])
+            self._expected[tp] = max(position, begins[tp])
+            await self._put_back(tp)
+
+    async def _reading_failed(self, error: KafkaError) -> None:
+        """Wait where that mends the error; end the worker with one line where it does not."""
+        if not passes(error):
+            self.app.fail(refused(error, "reading the input topics"))
+        elif self._failing_since is None:
+            self._failing_since = time.monotonic()
+            _logger.warning("cannot read now, will try again: %r", error)
+        await asyncio.sleep(_RETRY_S)
+
+    def _report_lost(self, tp: TP, position: int, begin: int) -> None:
+        """Records between our position and the begin of the log were deleted before they were read."""
+        first = max(position, self._lost_to.get(tp, 0))
+        if begin > first:
+            self._lost_to[tp] = begin
+            self.app.metrics.lost.labels(tp.topic, str(tp.partition)).inc(begin - first)
+            _logger.warning(
+                "%d records of %s/%d are lost: they were deleted before they were read (offsets %d to %d); check "
+                "retention.ms and cleanup.policy of the topic with: sensorium topics describe",
+                begin - first,
+                *tp,
+                first,
+                begin - 1,
+            )
+
+    async def _log_bounds(self, tps: Iterable[TP]) -> tuple[dict[TP, int], dict[TP, int]]:
+        """Where each log begins, and where what can be read of it ends."""
+        asked = [TopicPartition(*tp) for tp in tps]
+        if not asked:
+            return {}, {}
+        begins = await self._thread.earliest_offsets(*asked)
+        ends = await self._thread.highwaters(*asked)
+        return {TP(*tp): offset for tp, offset in begins.items()}, {TP(*tp): offset for tp, offset in ends.items()}
+
     async def _put_back(self, tp: TP) -> None:
-        """Records that were fetched for nobody: go back to where this epoch stands, or they would be skipped."""
+        """Records were fetched that are not handed on: back to where this epoch stands, or they would be skipped."""
         expected = self._expected.get(tp)
         if expected is not None and tp in self.assignment():
             with contextlib.suppress(KafkaError, AssertionError):  # revoked again in between: a new start follows
@@ -107,7 +194,7 @@ class BatchConsumer(driver.Consumer):
         self._thread._ensure_consumer().seek(TopicPartition(tp.topic, tp.partition), offset)
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
-        """Faust would commit over gaps by this list; the ledger knows better."""
+        """Faust would commit over gaps by this list; here the ledger alone decides."""
 
     # -- assignment ----------------------------------------------------------------------------------------------
 
@@ -115,28 +202,24 @@ class BatchConsumer(driver.Consumer):
         """Everything starts afresh from the committed offsets: after an assignment, and when Faust rewinds."""
         await self._revoke()
         await super().perform_seek()
-        resume: dict[TP, int] = {}
-        unknown = []
-        for tp in self.assignment():
-            committed = self._read_offset.get(tp)
-            if committed is None:
-                unknown.append(tp)
-            else:
-                resume[tp] = committed
-        if unknown:
-            resume.update({TP(*tp): offset for tp, offset in (await self._thread.earliest_offsets(*unknown)).items()})
-        self._expected = dict(resume)
-        self._unread = set(resume)
+        committed = {tp: self._read_offset.get(tp) for tp in self.assignment()}
+        begins, ends = await self._log_bounds(committed)
+        starts = {tp: start_at(offset, begins[tp], ends[tp]) for tp, offset in committed.items()}
+        for tp, start in starts.items():
+            if start.lost and start.committed is not None:
+                self._report_lost(tp, start.committed, start.offset)
+        self._expected = {tp: start.offset for tp, start in starts.items()}
+        self._unread = set(starts)
         self._sent = {}
         # A fetch that was under way may have been answered since Faust's seek, and its records been dropped as those of
         # the last assignment: without a second seek the position would stay behind them, and they would be lost.
-        for tp in resume:
+        for tp in starts:
             await self._put_back(tp)
-        await self.app.assignee.assigned({(tp.topic, tp.partition): offset for tp, offset in resume.items()})
+        await self.app.assignee.assigned({(tp.topic, tp.partition): start for tp, start in starts.items()})
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         if not self.should_stop and revoked:
-            # what is finished need not be read again by whoever comes next
+            # what is finished need not be read again by the next owner
             with contextlib.suppress(TimeoutError, KafkaError):
                 await asyncio.wait_for(self.force_commit(), _LEAVING_COMMIT_S)
         await self._revoke()
@@ -152,7 +235,7 @@ class BatchConsumer(driver.Consumer):
     async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """Commit the finished prefix of every partition. A failure is tried again at the next interval."""
         if self._thread._consumer is None:
-            return False  # told to stop before it began
+            return False  # stopped before it began
         offsets: dict[TP, int] = {}
         for tp in self.assignment():
             offset = self.app.ledger.committable((tp.topic, tp.partition))
@@ -163,7 +246,9 @@ class BatchConsumer(driver.Consumer):
         try:
             await self._thread.call_thread(self._commit_in_thread, offsets)
         except KafkaError as error:
-            if self._commit_failing_since is None:
+            if not passes(error):
+                self.app.fail(refused(error, "committing offsets"))
+            elif self._commit_failing_since is None:
                 self._commit_failing_since = time.monotonic()
                 _logger.warning("cannot commit now, will try again: %r", error)
             return False
@@ -205,8 +290,22 @@ class BatchConsumer(driver.Consumer):
                 continue
             polled_ms_ago = None if state.timestamp is None else now_ms - state.timestamp
             delivered = self._expected.get(TP(tp.topic, tp.partition), state.position)
-            found[tp.topic, tp.partition] = InputProgress(state.position, state.highwater, polled_ms_ago, delivered)
+            # records of an open transaction are below the high-water mark and cannot be read yet
+            end = state.lso if state.lso is not None and state.lso >= 0 else state.highwater
+            found[tp.topic, tp.partition] = InputProgress(state.position, end, polled_ms_ago, delivered)
         return found
+
+
+class _ConsumerThread(driver.AIOKafkaConsumerThread):
+    """Faust's consumer thread with options that Faust's settings do not reach."""
+
+    def _create_worker_consumer(self, transport: driver.Transport) -> AIOKafkaConsumer:
+        unpacking.install()
+        consumer = super()._create_worker_consumer(transport)
+        consumer._isolation_level = "read_committed"
+        # a position that the log no longer holds is an error that we see, not a silent jump to where the log begins
+        consumer._auto_offset_reset = "none"
+        return consumer
 
 
 class BatchTransport(driver.Transport):
@@ -218,11 +317,19 @@ class _Boot(BootStrategy):
 
 
 class BatchApp(faust.App):
-    """A Faust app whose agents are given `Batch`es."""
+    """A Faust app whose agents are given `Batch`es.
+
+    `fail` is called with an error that waiting does not mend; whatever runs the app then ends with it.
+    """
 
     BootStrategy = _Boot
     ledger: OffsetLedger
     assignee: Assignee
+    metrics: Metrics
+    fail: Callable[[BaseException], None]
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, consumer_metadata_max_age_ms=_METADATA_MAX_AGE_MS, **options)
 
     def _create_directories(self) -> None:
         """Faust would leave folders for its tables wherever it is started; there are no tables."""

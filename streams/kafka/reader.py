@@ -1,4 +1,7 @@
-"""Reading topics from the side: everything that is in them now, or everything from here on. No group, no commits."""
+"""Reading topics from the side: everything that is in them now, or everything from here on. No group, no commits.
+
+Records that cannot be unpacked are named in the log, one line each, and left out.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,15 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
+import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from streams.events.types import RawRecord
 from streams.kafka.clients import new_consumer
+from streams.kafka.unpacking import UnreadableRecord
 from streams.settings import Settings
+
+log = structlog.get_logger(__name__)
 
 
 async def partitions_of(consumer: AIOKafkaConsumer, topics: Sequence[str]) -> list[TopicPartition]:
@@ -48,15 +55,32 @@ async def read_all(
         left = {tp for tp in partitions if ends[tp] > begins[tp]}
         while left:
             for records in (await consumer.getmany(*left, timeout_ms=500)).values():
-                for record in records:
+                for record in readable(records):
                     if record.offset < ends[tp_of(record)]:
                         yield record
             for tp in list(left):
-                # a compacted log may end before its high-water mark does: the position tells
+                # what is last may be compacted away or a control record: the position decides
                 if await consumer.position(tp) >= ends[tp]:
                     left.discard(tp)
     finally:
         await consumer.stop()
+
+
+def readable(records: Sequence[ConsumerRecord | UnreadableRecord]) -> list[ConsumerRecord]:
+    """Those that could be unpacked; the others are logged."""
+    found = []
+    for record in records:
+        if isinstance(record, UnreadableRecord):
+            log.warning(
+                "unreadable record",
+                topic=record.topic,
+                partition=record.partition,
+                offset=record.first_offset,
+                detail=record.detail,
+            )
+        else:
+            found.append(record)
+    return found
 
 
 def tp_of(record: ConsumerRecord) -> TopicPartition:
@@ -76,15 +100,17 @@ async def follow(
             consumer.seek(tp, offset)
         while not stop.is_set():
             for records in (await consumer.getmany(timeout_ms=250)).values():
-                yield records
+                yield readable(records)
     finally:
         await consumer.stop()
 
 
 def raw_record(record: Any) -> RawRecord:
-    """An aiokafka record (or a `RawRecord`) as ours."""
+    """An aiokafka record (or a `RawRecord`) as ours; of an `UnreadableRecord` what could be obtained of it."""
     if isinstance(record, RawRecord):
         return record
+    if isinstance(record, UnreadableRecord):
+        return record.raw
     return RawRecord(
         topic=record.topic,
         partition=record.partition,

@@ -28,7 +28,7 @@ from streams.kafka.clients import client_options, cluster_id, new_producer, ssl_
 from streams.kafka.consumer import Batch, BatchApp
 from streams.kafka.ledger import OffsetLedger
 from streams.kafka.producer import KafkaOutputs
-from streams.kafka.progress import InputProgress
+from streams.kafka.progress import InputProgress, Start
 from streams.metrics import Metrics
 from streams.pipeline.inference import Inference
 from streams.pipeline.ingest import Intake
@@ -225,6 +225,8 @@ class Worker:
         )
         app.ledger = self.ledger
         app.assignee = self
+        app.metrics = self.metrics
+        app.fail = self._fail
         for modality in MODALITIES:
             self._add_agent(app, modality)
         app.finalize()
@@ -249,9 +251,10 @@ class Worker:
 
     # -- assignment ----------------------------------------------------------------------------------------------
 
-    async def assigned(self, resume: Mapping[tuple[str, int], int]) -> None:
+    async def assigned(self, starts: Mapping[tuple[str, int], Start]) -> None:
         """Take over the partition numbers of which all three inputs are ours."""
         names = [self.settings.topic(TOPICS[m]) for m in MODALITIES]
+        resume = {tp: start.offset for tp, start in starts.items()}
         numbers = {number for _, number in resume}
         for number in sorted(numbers):
             missing = [name for name in names if (name, number) not in resume]
