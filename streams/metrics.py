@@ -30,6 +30,9 @@ class Metrics:
         self.lag = self._gauge("lag_records", "Records not yet read", "topic", "partition")
         self.pending = self._gauge("pending_records", "Records read and not yet committable", "topic", "partition")
         self.paused = self._gauge("paused", "1 while paused for running ahead in event time", "topic", "partition")
+        self.detectors = self._gauge("detectors", "Streams whose detector is held in memory")
+        beyond = "Channels beyond the detector's limit per stream, which it does not watch"
+        self.unwatched_channels = self._gauge("unwatched_channels", beyond)
         self.store_waiting = self._gauge("store_waiting", "1 while the store is away")
         self.loop_lag = self._gauge("loop_lag_seconds", "How late the event loop's last tick was")
         self.queue = self._gauge("queue_items", "Outputs of the window operator waiting for inference")

@@ -33,6 +33,14 @@ class PerModality(Section):
     caption: int = Field(ge=0, description="how far out of order captions may arrive (ms)")
 
 
+class Waits(Section):
+    """One value for each modality."""
+
+    sensor: int = Field(ge=0, description="how long a window waits for readings that do not come (ms)")
+    audio: int = Field(ge=0, description="how long a window waits for clips that do not come (ms)")
+    caption: int = Field(ge=0, description="how long a window waits for captions that do not come (ms)")
+
+
 class WindowSettings(Section):
     """Event-time windows (milliseconds)."""
 
@@ -43,10 +51,20 @@ class WindowSettings(Section):
         description="how far out of order events of a modality may arrive",
     )
     allowed_lateness_ms: int = Field(30_000, ge=0, description="how long a late event still updates a fired window")
-    idle_timeout_ms: int = Field(10_000, ge=100, description="a caught-up input quiet for this long holds nothing open")
+    max_wait_ms: Waits = Field(
+        Waits(sensor=2_000, audio=2_000, caption=2_000),
+        description="how long a window waits for a modality, by its stream's own clock; at least disorder_ms",
+    )
+    idle_timeout_ms: int = Field(
+        10_000, ge=100, description="a stream closes its windows when quiet for this long, and 3 of its usual intervals"
+    )
+    max_jump_ms: int = Field(60_000, ge=0, description="an event further ahead of its stream needs a second to confirm")
     max_clock_skew_ms: int = Field(300_000, ge=0, description="how far ahead of our clock an event may be")
     oldest_event_ms: int = Field(946_684_800_000, description="events before this (default: 2000-01-01) are rejected")
-    max_drift_ms: int = Field(120_000, ge=1_000, description="how far one input may run ahead of the others")
+    max_stream_lag_ms: int = Field(600_000, ge=1_000, description="a stream left behind for this long is closed")
+    modality_memory_ms: int = Field(600_000, ge=0, description="how long a stream has a modality after its last event")
+    max_pane_events: int = Field(100_000, ge=1, description="most events of a stream and modality in one hop")
+    max_streams: int = Field(100_000, ge=1, description="most streams that one worker holds at the same time")
 
     @model_validator(mode="after")
     def _hop_divides_size(self) -> WindowSettings:
@@ -126,6 +144,7 @@ class Settings(BaseSettings):
     broker_port: int = Field(0, ge=0, le=65535, description="port of the embedded Kafka; 0: any, then kept")
     batch_windows: int = Field(64, ge=1, le=256, description="most windows in one inference batch")
     batch_wait_ms: int = Field(100, ge=0, description="how long an inference batch waits for company")
+    detector_cache_mb: int = Field(2_048, ge=1, description="memory for detectors; the others are read from the store")
     session_timeout_s: float = Field(10.0, ge=6, description="after this silence a dead worker's partitions move on")
     max_record_bytes: int = Field(67_108_864, description="largest Kafka record we create topics for")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")

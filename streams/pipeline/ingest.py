@@ -1,8 +1,8 @@
-"""From records to fired windows: decode, guard the clock, window, and send aside what is late or bad.
+"""From records to fired windows: decode, guard the clock, put in order, window, and set aside what is late or bad.
 
 Each of the three ingest agents calls `handle` with up to 500 consecutive records of one partition. Records of one
-partition number meet in one window operator under one lock; what follows from them goes to the inference queue in the
-order in which it must be worked on.
+partition number meet in one merge and one window operator under one lock; what follows from them goes to the scoring
+queue in the order in which it must be worked on.
 """
 
 from __future__ import annotations
@@ -15,42 +15,50 @@ import structlog
 
 from streams.events.audio import ClipDecoder
 from streams.events.clock_guard import TimeGuard
-from streams.events.dead_letter import dead_letter, late_letter
 from streams.events.envelope import decode_key
 from streams.events.json_codec import decode_caption, decode_reading, decode_readings
 from streams.events.topics import TOPICS
-from streams.events.types import MODALITIES, Event, Modality, Reason, Rejection
+from streams.events.types import MODALITIES, Event, Modality, Rejection
 from streams.kafka.ledger import OffsetLedger
 from streams.kafka.producer import Outputs
 from streams.kafka.progress import InputProgress
-from streams.kafka.reader import raw_record
 from streams.metrics import Metrics
-from streams.pipeline.recovery import Restorer
-from streams.pipeline.state import Partition
+from streams.pipeline.idleness import caught_up
+from streams.pipeline.merge import Held
+from streams.pipeline.recovery import StateLoader
+from streams.pipeline.reroute import Router
+from streams.pipeline.set_aside import Aside
+from streams.pipeline.state import PartitionState
 from streams.settings import WindowSettings
-from streams.windows.types import Late, Output, Record, WindowConfig
+from streams.windows.operator import StreamLimit
+from streams.windows.types import Late, Output, Record, Refused, WindowConfig
 
 log = structlog.get_logger(__name__)
 _OUTPUTS_AT_ONCE = 256  # fired before the queue and the event loop get their turn
-_LETTERS_AT_ONCE = 32  # awaiting their acknowledgement
 _CLIPS_AT_ONCE = 16  # clips decoded before they are windowed: bounds memory and keeps windows moving
-_POLL_FRESH_MS = 3_000  # a partition counts as caught up only if the broker confirmed it this recently
+
+Progress = Callable[[Modality, int], InputProgress | None]
+Decoded = tuple[list[Held], list[int], list[tuple[Any, Rejection]]]  # events, Kafka timestamps, what is bad
 
 
 def window_config(settings: WindowSettings) -> WindowConfig:
     """The operator's configuration out of the settings."""
-    disorder = settings.disorder_ms
+    disorder, wait = settings.disorder_ms, settings.max_wait_ms
     return WindowConfig(
         size_ms=settings.size_ms,
         hop_ms=settings.hop_ms,
         disorder_ms=(disorder.sensor, disorder.audio, disorder.caption),
         allowed_lateness_ms=settings.allowed_lateness_ms,
         idle_timeout_ms=settings.idle_timeout_ms,
-        max_drift_ms=settings.max_drift_ms,
+        max_wait_ms=(wait.sensor, wait.audio, wait.caption),
+        max_jump_ms=settings.max_jump_ms,
+        modality_memory_ms=settings.modality_memory_ms,
+        max_stream_lag_ms=settings.max_stream_lag_ms,
+        max_pane_events=settings.max_pane_events,
     )
 
 
-class Intake:
+class Ingest:
     """Owns the partitions that are assigned to this worker."""
 
     def __init__(
@@ -59,33 +67,43 @@ class Intake:
         *,
         ledger: OffsetLedger,
         outputs: Outputs,
-        queue: asyncio.Queue[tuple[Partition, Output]],
-        restorer: Restorer,
+        queue: asyncio.Queue[tuple[PartitionState, Output]],
+        loader: StateLoader,
         clips: ClipDecoder,
         metrics: Metrics,
         now_ms: Callable[[], int],
+        clock_ms: Callable[[], int],
+        progress: Progress,
+        router: Router,
         topic: Callable[[str], str] = str,
     ) -> None:
+        """`now_ms`: wall clock; `clock_ms`: monotonic; `progress`: where the consumer stands in an input."""
         self._config = window_config(settings)
         self._ledger = ledger
         self._outputs = outputs
         self._queue = queue
-        self._restorer = restorer
+        self._loader = loader
         self._clips = clips
         self._metrics = metrics
         self._guard = TimeGuard(settings, now_ms)
+        self._clock_ms = clock_ms
+        self._progress = progress
+        self.router = router
         self._topic = {m: topic(name) for m, name in TOPICS.items()}
+        self._aside = Aside(outputs, ledger, metrics, self._topic.__getitem__)
+        self._limit = StreamLimit(settings.max_streams)
         self._epochs: dict[int, int] = {}
-        self.partitions: dict[int, Partition] = {}
+        self._working: set[asyncio.Task[None]] = set()  # partitions that were let go on by a tick
+        self.partitions: dict[int, PartitionState] = {}
 
     # -- assignment ----------------------------------------------------------------------------------------------
 
-    def assign(self, number: int, resume: Sequence[int], epoch: int | None = None) -> Partition:
+    def assign(self, number: int, resume: Sequence[int], epoch: int | None = None) -> PartitionState:
         """Take over a partition number; `resume` is the first offset that will be read of each modality."""
         epoch = self._epochs.get(number, 0) + 1 if epoch is None else epoch
         self._epochs[number] = epoch
         sensor, audio, caption = resume
-        partition = Partition(number, epoch, self._config, (sensor, audio, caption))
+        partition = PartitionState(number, epoch, self._config, (sensor, audio, caption), self._limit)
         self.partitions[number] = partition
         for modality in MODALITIES:
             self._ledger.begin((self._topic[modality], number), epoch)
@@ -95,7 +113,7 @@ class Intake:
         """Drop all buffers of a partition number; what is in flight of it will be discarded."""
         partition = self.partitions.pop(number, None)
         if partition is not None:
-            partition.revoked = True
+            partition.revoke()
         for modality in MODALITIES:
             self._ledger.forget((self._topic[modality], number))
 
@@ -107,37 +125,84 @@ class Intake:
         if partition is None or not records:
             return
         index = MODALITIES.index(modality)
-        partition.in_hand[index] += 1
-        try:
-            await self._handle(modality, partition, records)
-        finally:
-            partition.in_hand[index] -= 1
-        if not partition.revoked:
-            partition.handled[index] = records[-1].offset + 1
-            partition.heard_at_ms[index] = partition.clock_ms[index]
-
-    async def _handle(self, modality: Modality, partition: Partition, records: Sequence[Any]) -> None:
-        tp = (self._topic[modality], partition.number)
-        index = MODALITIES.index(modality)
-        self._metrics.records.labels(tp[0]).inc(len(records))
+        self._metrics.records.labels(self._topic[modality]).inc(len(records))
+        tp = (self._topic[modality], number)
         self._ledger.track(tp, partition.epoch, [record.offset for record in records])
-        if modality is Modality.SENSOR:
-            events, rejected = self._decode_readings(partition, tp, records)
-            await self._window(partition, index, events, records)
-            await self._set_aside(partition, tp, rejected)
-        else:
-            step = _CLIPS_AT_ONCE if modality is Modality.AUDIO else len(records)
-            decode = self._decode_clips if modality is Modality.AUDIO else self._decode_captions
-            for start in range(0, len(records), step):
-                chunk = records[start : start + step]
-                events, rejected = await decode(chunk)
-                await self._window(partition, index, events, chunk)
-                await self._set_aside(partition, tp, rejected)
+        step = _CLIPS_AT_ONCE if modality is Modality.AUDIO else len(records)
+        for start in range(0, len(records), step):
+            chunk = records[start : start + step]
+            partition.in_hand[index] += 1
+            try:
+                mine = await self._without_strays(partition, modality, chunk)
+                events, times_ms, rejected = await self._decode(partition, modality, mine)
+            finally:
+                partition.in_hand[index] -= 1
+            if partition.revoked:
+                return
+            arrived_ms = self._arrived_ms(modality, number)
+            partition.merge.add(index, events, times_ms, arrived_ms)
+            partition.read[index] = chunk[-1].offset + 1
+            await self._aside.rejected(partition, modality, rejected)
+            await self._work(partition)
 
-    def _decode_readings(
-        self, partition: Partition, tp: tuple[str, int], records: Sequence[Any]
-    ) -> tuple[list[Record], list[tuple[Any, Rejection]]]:
-        events: list[Record] = []
+    def _arrived_ms(self, modality: Modality, number: int) -> int:
+        """When the broker answered with these records, or later: a confirmation of another input counts from then."""
+        at = self._progress(modality, number)
+        ago = 0 if at is None or at.polled_ms_ago is None else at.polled_ms_ago
+        return self._clock_ms() - ago
+
+    async def _without_strays(
+        self, partition: PartitionState, modality: Modality, records: Sequence[Any]
+    ) -> Sequence[Any]:
+        """Records that belong here; those that belong to another partition are produced into it."""
+        router, number = self.router, partition.number
+        strays: list[tuple[Any, int]] = []
+        for record in records:
+            try:
+                home = router.elsewhere(record.key, number)
+                if home is not None and not router.was_rerouted(record.headers or ()):
+                    strays.append((record, home))
+            except Rejection:
+                continue  # its key cannot be read: decoding says so
+        if not strays:
+            return records
+        tp = (self._topic[modality], number)
+
+        async def move(record: Any, home: int) -> None:
+            await self._outputs.send(
+                TOPICS[modality],
+                record.value,
+                key=record.key,
+                headers=router.headers_of(record),
+                partition=home,
+                timestamp_ms=record.timestamp,
+            )
+            self._metrics.events.labels(tp[0], "rerouted").inc()
+            self._ledger.release(tp, partition.epoch, [record.offset])
+
+        log.debug("records of another partition", topic=tp[0], partition=number, records=len(strays))
+        await asyncio.gather(*(move(*stray) for stray in strays))
+        moved = {record.offset for record, _ in strays}
+        return [record for record in records if record.offset not in moved]
+
+    async def _decode(self, partition: PartitionState, modality: Modality, records: Sequence[Any]) -> Decoded:
+        if modality is Modality.SENSOR:
+            return self._decode_readings(partition, records)
+        if modality is Modality.AUDIO:
+
+            async def decode(record: Any) -> Event:
+                return await self._clips.decode(record.value, record.headers, record.timestamp)
+        else:
+
+            async def decode(record: Any) -> Event:
+                return decode_caption(record.value, record.headers, record.timestamp)
+
+        return await self._decode_each(records, decode)
+
+    def _decode_readings(self, partition: PartitionState, records: Sequence[Any]) -> Decoded:
+        tp = (self._topic[Modality.SENSOR], partition.number)
+        events: list[Held] = []
+        times_ms: list[int] = []
         rejected: list[tuple[Any, Rejection]] = []
         low, high = self._guard.bounds()
         for record in records:
@@ -147,7 +212,8 @@ class Intake:
                 if reading is not None:  # the hot path
                     if not low <= reading.time_ms <= high:
                         self._guard.check(reading.time_ms)
-                    events.append(Record(record.offset, stream, reading))
+                    events.append(Held(Record(record.offset, stream, reading), record))
+                    times_ms.append(record.timestamp)
                     continue
                 readings = decode_readings(record.value, record.headers, record.timestamp)
                 for reading in readings:
@@ -156,71 +222,76 @@ class Intake:
             except Rejection as rejection:
                 rejected.append((record, rejection))
                 continue
-            if len(readings) == 1:
-                events.append(Record(record.offset, stream, readings[0]))
-            else:
+            if len(readings) > 1:
                 self._ledger.expect(tp, partition.epoch, record.offset, len(readings))
-                events.extend(Record(record.offset, stream, reading) for reading in readings)
-        return events, rejected
+            events += [Held(Record(record.offset, stream, reading), record) for reading in readings]
+            times_ms += [record.timestamp] * len(readings)
+        return events, times_ms, rejected
 
-    async def _decode_captions(self, records: Sequence[Any]) -> tuple[list[Record], list[tuple[Any, Rejection]]]:
-        async def decode(record: Any) -> Event:
-            return decode_caption(record.value, record.headers, record.timestamp)
-
-        return await self._decode_each(records, decode)
-
-    async def _decode_clips(self, records: Sequence[Any]) -> tuple[list[Record], list[tuple[Any, Rejection]]]:
-        async def decode(record: Any) -> Event:
-            return await self._clips.decode(record.value, record.headers, record.timestamp)
-
-        return await self._decode_each(records, decode)
-
-    async def _decode_each(
-        self, records: Sequence[Any], decode: Callable[[Any], Awaitable[Event]]
-    ) -> tuple[list[Record], list[tuple[Any, Rejection]]]:
-        async def one(record: Any) -> Record | Rejection:
+    async def _decode_each(self, records: Sequence[Any], decode: Callable[[Any], Awaitable[Event]]) -> Decoded:
+        async def one(record: Any) -> Held | Rejection:
             try:
                 stream = decode_key(record.key)
                 event = await decode(record)
                 self._guard.check(event.time_ms)
             except Rejection as rejection:
                 return rejection
-            return Record(record.offset, stream, event)
+            return Held(Record(record.offset, stream, event), record)
 
         results = await asyncio.gather(*(one(record) for record in records))
-        events = [result for result in results if not isinstance(result, Rejection)]
-        pairs = zip(records, results, strict=True)
-        return events, [(record, result) for record, result in pairs if isinstance(result, Rejection)]
+        events = [result for result in results if isinstance(result, Held)]
+        rejected = [(r, result) for r, result in zip(records, results, strict=True) if isinstance(result, Rejection)]
+        return events, [held.raw.timestamp for held in events], rejected
 
-    async def _window(self, partition: Partition, modality: int, events: list[Record], records: Sequence[Any]) -> None:
+    # -- windows -------------------------------------------------------------------------------------------------
+
+    async def _work(self, partition: PartitionState) -> None:
+        """Window what may be windowed now, and hand on what follows; a full queue holds the partition back."""
         async with partition.lock:
-            unresolved = partition.operator.push(modality, events)
-            while unresolved and not partition.revoked:
-                await self._restorer.restore(partition, partition.operator.unknown(unresolved))
-                unresolved = partition.operator.push(modality, unresolved)
-            if partition.revoked:
-                return
-            late = await self._forward(partition)
-        if late:
-            await self._send_late(partition, late, records)
+            raws: dict[tuple[int, int], Any] = {}
+            confirmed = self._confirmed(partition)
+            for run in partition.merge.release(confirmed):
+                records = [held.record for held in run.events]
+                unresolved = partition.operator.push(run.modality, records, run.read_ms)
+                while unresolved and not partition.revoked:
+                    await self._loader.restore(partition, partition.operator.unknown(unresolved))
+                    unresolved = partition.operator.push(run.modality, unresolved)
+                if partition.revoked:
+                    return
+                for held in run.events:
+                    raws[run.modality, held.record.offset] = held.raw
+            aside = await self._forward(partition)
+        if aside:
+            await self._set_aside(partition, [(o, raws[o.modality, o.record.offset]) for o in aside])
 
-    async def _forward(self, partition: Partition) -> list[Late]:
-        """Everything but late events goes to inference; a full queue holds the partition back, and Kafka with it."""
-        late: list[Late] = []
+    def _confirmed(self, partition: PartitionState) -> list[int | None]:
+        """When the broker last confirmed of each input that all it has was taken in."""
+        now = self._clock_ms()
+        confirmed: list[int | None] = []
+        for index, modality in enumerate(MODALITIES):
+            at = self._progress(modality, partition.number)
+            is_caught_up = at is not None and caught_up(partition, index, at)
+            confirmed.append(now - (at.polled_ms_ago or 0) if at is not None and is_caught_up else None)
+        return confirmed
+
+    async def _forward(self, partition: PartitionState) -> list[Late | Refused]:
+        """Hand everything to scoring but what is set aside."""
+        aside: list[Late | Refused] = []
         outbox = partition.outbox
-        while True:
+        while not partition.revoked:
             if not outbox:
                 outbox.extend(partition.operator.advance(_OUTPUTS_AT_ONCE))
             if not outbox:
-                return late
+                break
             output = outbox.popleft()
-            if isinstance(output, Late):
-                late.append(output)
+            if isinstance(output, Late | Refused):
+                aside.append(output)
             else:
                 await self._queue.put((partition, output))
+        return aside
 
-    def _forward_some(self, partition: Partition) -> None:
-        """As much as the queue has room for: whoever keeps the clocks never waits."""
+    def _forward_some(self, partition: PartitionState) -> None:
+        """As much as the queue has room for: called by the ticker, which never waits."""
         outbox = partition.outbox
         while not self._queue.full():
             if not outbox:
@@ -229,95 +300,60 @@ class Intake:
                 return
             self._queue.put_nowait((partition, outbox.popleft()))
 
+    async def _set_aside(self, partition: PartitionState, aside: Sequence[tuple[Late | Refused, Any]]) -> None:
+        await self._aside.late(partition, [(o, raw) for o, raw in aside if isinstance(o, Late)])
+        await self._aside.refused(partition, [(o, raw) for o, raw in aside if isinstance(o, Refused)])
+
     # -- time ----------------------------------------------------------------------------------------------------
 
-    async def tick(self, elapsed_ms: int, progress: Mapping[tuple[Modality, int], InputProgress]) -> None:
-        """Move the idle clocks by `elapsed_ms` where inputs are caught up, and fire what that lets fire.."""
+    async def tick(self, elapsed_ms: int, numbers: Sequence[int] | None = None) -> None:
+        """Move the idle clocks by `elapsed_ms` where inputs are caught up, and hand on what follows from that.
+
+        `numbers`: of these partitions only. Raises what went wrong in work that an earlier tick has started.
+        """
+        for task in [task for task in self._working if task.done()]:
+            self._working.discard(task)
+            task.result()
         for partition in list(self.partitions.values()):
-            caught_up = [
-                self._caught_up(partition, i, progress.get((m, partition.number))) for i, m in enumerate(MODALITIES)
-            ]
-            pressed = self._queue.full() or bool(partition.outbox) or partition.lock.locked()
-            if not pressed:
-                for i, is_caught_up in enumerate(caught_up):
-                    partition.clock_ms[i] += elapsed_ms if is_caught_up else 0
-                partition.idle_clock_ms += elapsed_ms if all(caught_up) else 0
-            timeout = self._config.idle_timeout_ms
-            idle = [
-                up and clock - heard >= timeout
-                for up, clock, heard in zip(caught_up, partition.clock_ms, partition.heard_at_ms, strict=True)
-            ]
-            # told under pressure too: who was quiet before it may be backlogged by now
-            partition.operator.tick(partition.idle_clock_ms, idle)
-            if not partition.lock.locked():
-                self._forward_some(partition)
-            delay = partition.operator.watermark_delay_ms()
-            if delay is not None:
-                self._metrics.watermark_delay.labels(str(partition.number)).set(delay / 1000)
+            if numbers is None or partition.number in numbers:
+                self._tick(partition, elapsed_ms)
+        silent = sum(partition.operator.silent_streams for partition in self.partitions.values())
+        self._metrics.silent_streams.set(silent)
 
-    def _caught_up(self, partition: Partition, modality: int, progress: InputProgress | None) -> bool:
-        """Whether everything that the broker holds of this input has been worked on, as it said itself just now."""
-        if progress is None or progress.highwater is None or progress.polled_ms_ago is None:
-            return False
-        if partition.in_hand[modality] or progress.polled_ms_ago >= _POLL_FRESH_MS:
-            return False
-        handled = partition.handled[modality]
-        if handled >= progress.highwater:
-            return True
-        # a log may end in control records that are never delivered: then the position tells, if all that was
-        # delivered has been worked on
-        delivered = partition.resume[modality] if progress.delivered is None else progress.delivered
-        return handled >= delivered and progress.position >= progress.highwater
+    def _tick(self, partition: PartitionState, elapsed_ms: int) -> None:
+        # confirmations of inputs that brought nothing may let others go on
+        if partition.merge.held and not partition.lock.locked():
+            self._working.add(asyncio.create_task(self._work(partition), name=f"partition-{partition.number}"))
+            return
+        ready = [
+            caught_up(partition, i, self._progress(m, partition.number)) for i, m in enumerate(MODALITIES)
+        ]
+        # under back-pressure of this partition inputs may look quiet that were only not worked on
+        if not (partition.outbox or partition.lock.locked() or partition.merge.held):
+            for i, is_ready in enumerate(ready):
+                partition.input_clocks_ms[i] += elapsed_ms if is_ready else 0
+            partition.idle_clock_ms += elapsed_ms if all(ready) else 0
+        partition.operator.tick(partition.idle_clock_ms, partition.input_clocks_ms)
+        if not partition.lock.locked():
+            self._forward_some(partition)
+        delay = partition.operator.watermark_delay_ms()
+        if delay is not None:
+            self._metrics.watermark_delay.labels(str(partition.number)).set(delay / 1000)
 
-    def ahead(self) -> dict[tuple[Modality, int], bool]:
-        """Which inputs run too far ahead of the others in event time and should be paused."""
+    @property
+    def busy(self) -> bool:
+        """Whether work that a tick has started goes on."""
+        return any(not task.done() for task in self._working)
+
+    def full(self) -> dict[tuple[Modality, int], bool]:
+        """Which inputs run so far ahead of the others that fetching from them should pause."""
         return {
-            (modality, number): ahead
+            (modality, number): partition.merge.is_full(index)
             for number, partition in self.partitions.items()
-            for modality, ahead in zip(MODALITIES, partition.operator.ahead(), strict=True)
+            for index, modality in enumerate(MODALITIES)
         }
 
-    # -- aside ---------------------------------------------------------------------------------------------------
 
-    async def _set_aside(
-        self, partition: Partition, tp: tuple[str, int], rejected: list[tuple[Any, Rejection]]
-    ) -> None:
-        """Dead letters: acknowledged first, released then."""
-
-        async def one(record: Any, rejection: Rejection) -> None:
-            log.warning(
-                "dead letter",
-                topic=tp[0],
-                partition=tp[1],
-                offset=record.offset,
-                reason=rejection.reason,
-                detail=rejection.detail,
-            )
-            key, value, headers = dead_letter(raw_record(record), rejection, stage="decode")
-            await self._outputs.send("dead-letters", value, key=key, headers=headers)
-            self._metrics.events.labels(tp[0], rejection.reason.value).inc()
-            self._ledger.release(tp, partition.epoch, [record.offset])
-
-        for start in range(0, len(rejected), _LETTERS_AT_ONCE):
-            if not partition.revoked:
-                await asyncio.gather(*(one(*letter) for letter in rejected[start : start + _LETTERS_AT_ONCE]))
-
-    async def _send_late(self, partition: Partition, late: list[Late], records: Sequence[Any]) -> None:
-        by_offset = {record.offset: record for record in records}
-        counts: dict[tuple[int, int], int] = {}
-        for output in late:
-            counts[output.modality, output.record.offset] = counts.get((output.modality, output.record.offset), 0) + 1
-        behind = {(o.modality, o.record.offset): o.late_ms for o in late}
-
-        async def one(modality: int, offset: int, events: int) -> None:
-            tp = (self._topic[MODALITIES[modality]], partition.number)
-            detail = f"its window was final; the watermark was {behind[modality, offset]} ms past its end"
-            key, value, headers = late_letter(raw_record(by_offset[offset]), detail, events=events)
-            await self._outputs.send("late-events", value, key=key, headers=headers)
-            self._metrics.events.labels(tp[0], Reason.LATE.value).inc(events)
-            self._ledger.release(tp, partition.epoch, [offset] * events)
-
-        letters = [(*origin, events) for origin, events in counts.items()]
-        for start in range(0, len(letters), _LETTERS_AT_ONCE):
-            if not partition.revoked:
-                await asyncio.gather(*(one(*letter) for letter in letters[start : start + _LETTERS_AT_ONCE]))
+def in_hand(partitions: Mapping[int, PartitionState]) -> int:
+    """Batches, events and outputs that were read and not yet handed on."""
+    return sum(sum(p.in_hand) + p.merge.held + len(p.outbox) for p in partitions.values())

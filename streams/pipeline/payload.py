@@ -1,4 +1,4 @@
-"""A window as a point of the store, and back: payload layout and record membership. Pure."""
+"""The payload of a stored window: its one owner. What a point of the store carries beside its vectors. Pure."""
 
 from __future__ import annotations
 
@@ -6,27 +6,66 @@ import base64
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from models.interface import WindowInput
-from streams.drift.channel_stats import channel_stats
-from streams.drift.types import Verdict
-from streams.events.types import MODALITIES, MODALITY_BIT, WindowRecord
-from streams.windows.types import Fired, StoredWindow
+import msgspec
 
-__all__ = [
-    "bookkeeping",
-    "channel_stats",
-    "decode_offsets",
-    "encode_offsets",
-    "mask_of",
-    "payload_of",
-    "stored_window",
-    "to_builtins",
-    "window_input",
-    "window_record",
-]
+from streams.drift.types import Verdict
+from streams.events.types import MODALITIES, MODALITY_BIT, IncidentEvent, WindowRecord
+from streams.windows.types import Fired, StoredWindow
 
 _SHOWN_CAPTIONS = 3
 _SHOWN_CHARACTERS = 200
+
+
+class WindowPayload(msgspec.Struct, kw_only=True):
+    """Times are epoch ms. `home` counts the events whose last window this is, `events` all that it holds.
+
+    The bookkeeping fields say which Kafka records the window is made of: repeats change nothing else.
+    """
+
+    stream: str
+    start: int
+    end: int
+    revision: int
+    mask: int  # modality bit mask
+    modalities: list[str]
+    events: dict[str, int]
+    hash: str  # of the canonical content
+    model: str  # version
+    score: float | None
+    status: str
+    severity: int
+    parts: dict[str, float]
+    shares: dict[str, float]
+    incident: str | None
+    incident_step: bool
+    steps: list[dict[str, Any]]  # steps in incidents' lives that this window caused, as plain data
+    captions: list[str]
+    attention: dict[str, float]
+    drift: str | None  # the detector's state after this window; None: it was scored out of order
+    reason: str | None = None  # why the stream is warming
+    unwatched: int = 0  # channels beyond the detector's limit
+    bank: bool = False  # a member of the stream's reference banks: retention spares it
+    interval: int | None = None  # the stream's usual interval between events, ms
+    silent: bool = False  # the stream was reported as silent after this window
+    # bookkeeping
+    home: dict[str, int]
+    duplicates: int
+    members: dict[str, str]  # offsets of the home pane's records per modality (`encode_offsets`)
+    origin: dict[str, str] | str  # topic id and partition of these records per modality; a cluster id in old stores
+    final_before: int | None = msgspec.field(name="sealed")  # windows that start before this were final then
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the store takes it."""
+        built: dict[str, Any] = msgspec.to_builtins(self)
+        return built
+
+
+BOOKKEEPING = ("home", "duplicates", "members", "origin", "final_before")
+
+
+def payload_from(stored: Mapping[str, Any]) -> WindowPayload:
+    """The payload of a point as the store gave it back."""
+    return msgspec.convert(stored, WindowPayload)
 
 
 def encode_offsets(offsets: Iterable[int]) -> str:
@@ -55,36 +94,21 @@ def decode_offsets(text: str) -> frozenset[int]:
     return frozenset(offsets)
 
 
-def window_input(window: Fired) -> WindowInput:
-    """A fired window as a model takes it."""
-    units: dict[str, str] = {}
-    for reading in window.readings:
-        if reading.units:
-            units.update(reading.units)
-    return WindowInput(
-        start_ms=window.start_ms,
-        end_ms=window.end_ms,
-        readings=[(reading.time_ms, reading.values) for reading in window.readings],
-        clips=[(clip.time_ms, clip.samples) for clip in window.clips],
-        captions=[(caption.time_ms, caption.text) for caption in window.captions],
-        units=units,
-    )
-
-
 def mask_of(window: Fired) -> int:
     """Bit mask of the modalities present."""
     contents = (window.readings, window.clips, window.captions)
     return sum(MODALITY_BIT[m] for m, events in zip(MODALITIES, contents, strict=True) if events)
 
 
-def bookkeeping(window: Fired, origin: str, sealed_before_ms: int | None) -> dict[str, Any]:
-    """The part of a payload that says which records a window holds; repeats change nothing else."""
+def bookkeeping(window: Fired, origin: Mapping[str, str], final_before_ms: int | None) -> dict[str, Any]:
+    """The fields of a payload that say which records a window holds. `origin`: topic id and partition per modality."""
+    members = {m.value: encode_offsets(o) for m, o in zip(MODALITIES, window.members, strict=True) if o}
     return {
         "home": _by_modality(window.home_events),
         "duplicates": window.duplicates,
-        "members": {m.value: encode_offsets(o) for m, o in zip(MODALITIES, window.members, strict=True) if o},
-        "origin": origin,
-        "sealed": sealed_before_ms,
+        "members": members,
+        "origin": {name: origin[name] for name in members},
+        "final_before": final_before_ms,
     }
 
 
@@ -97,75 +121,80 @@ def payload_of(
     verdict: Verdict,
     attention: Mapping[str, float],
     drift: str | None,
-    origin: str,
-    sealed_before_ms: int | None,
-) -> dict[str, Any]:
-    """Everything that a stored window carries beside its vectors. `drift`: the detector's state after this window."""
+    origin: Mapping[str, str],
+    final_before_ms: int | None,
+) -> WindowPayload:
+    """What a window carries into the store. `drift`: the detector's state after it."""
     mask = mask_of(window)
     contents = (window.readings, window.clips, window.captions)
     texts = list(dict.fromkeys(caption.text for caption in window.captions))[:_SHOWN_CAPTIONS]
-    return {
-        "stream": window.stream,
-        "start": window.start_ms,
-        "end": window.end_ms,
-        "revision": revision,
-        "mask": mask,
-        "modalities": [m.value for m in MODALITIES if mask & MODALITY_BIT[m]],
-        "events": _by_modality([len(events) for events in contents]),
-        "hash": content_hash,
-        "model": model,
-        "score": verdict.score,
-        "status": verdict.status,
-        "severity": verdict.severity,
-        "parts": dict(verdict.parts),
-        "shares": dict(verdict.modalities),
-        "incident": verdict.incident,
-        "incident_step": bool(verdict.steps),
-        "steps": [to_builtins(step) for step in verdict.steps],
-        "captions": [text[:_SHOWN_CHARACTERS] for text in texts],
-        "attention": dict(attention),
-        "drift": drift,
-    } | bookkeeping(window, origin, sealed_before_ms)
-
-
-def stored_window(payload: Mapping[str, Any], origin: str) -> StoredWindow:
-    """What the window operator needs to know of a stored window.
-
-    Offsets of another Kafka cluster (`origin`) say nothing about this one's records.
-    """
-    members = payload.get("members") or {} if payload.get("origin") == origin else {}
-    return StoredWindow(
-        start_ms=payload["start"],
-        revision=payload["revision"],
-        content_hash=payload["hash"],
-        members=tuple(decode_offsets(members.get(m.value, "")) for m in MODALITIES),
-        payload=payload,
+    return WindowPayload(
+        stream=window.stream,
+        start=window.start_ms,
+        end=window.end_ms,
+        revision=revision,
+        mask=mask,
+        modalities=[m.value for m in MODALITIES if mask & MODALITY_BIT[m]],
+        events=_by_modality([len(events) for events in contents]),
+        hash=content_hash,
+        model=model,
+        score=verdict.score,
+        status=verdict.status,
+        severity=verdict.severity,
+        parts=dict(verdict.parts),
+        shares=dict(verdict.modalities),
+        incident=verdict.incident,
+        incident_step=bool(verdict.steps),
+        steps=steps_of(verdict.steps),
+        captions=[text[:_SHOWN_CHARACTERS] for text in texts],
+        attention=dict(attention),
+        drift=drift,
+        reason=verdict.reason,
+        unwatched=verdict.unwatched_channels,
+        interval=window.interval_ms,
+        **bookkeeping(window, origin, final_before_ms),
     )
 
 
-def window_record(id: str, payload: Mapping[str, Any]) -> WindowRecord:
+def steps_of(steps: Iterable[IncidentEvent]) -> list[dict[str, Any]]:
+    """Incident steps as plain data."""
+    return [msgspec.to_builtins(step) for step in steps]
+
+
+def stored_window(payload: WindowPayload, origin: Mapping[str, str]) -> StoredWindow:
+    """What the window operator needs to know of a stored window.
+
+    Offsets of other topics (deleted and made anew, another cluster) or of another partition say nothing about the
+    records read here: such a window is foreign, and cannot be rebuilt from them.
+    """
+    foreign = not isinstance(payload.origin, dict) or any(origin.get(m) != at for m, at in payload.origin.items())
+    members = {} if foreign else payload.members
+    return StoredWindow(
+        start_ms=payload.start,
+        revision=payload.revision,
+        content_hash=payload.hash,
+        members=tuple(decode_offsets(members.get(m.value, "")) for m in MODALITIES),
+        payload=payload,
+        foreign=foreign,
+    )
+
+
+def window_record(id: str, payload: WindowPayload) -> WindowRecord:
     """The message on the `windows` topic for a stored window."""
     return WindowRecord(
         id=id,
-        stream=payload["stream"],
-        start_ms=payload["start"],
-        end_ms=payload["end"],
-        revision=payload["revision"],
-        modalities=list(payload["modalities"]),
-        events=dict(payload["home"]),
-        duplicates=payload["duplicates"],
-        status=payload["status"],
-        score=payload["score"],
-        incident=payload["incident"],
-        model=payload["model"],
+        stream=payload.stream,
+        start_ms=payload.start,
+        end_ms=payload.end,
+        revision=payload.revision,
+        modalities=list(payload.modalities),
+        events=dict(payload.home),
+        duplicates=payload.duplicates,
+        status=payload.status,
+        score=payload.score,
+        incident=payload.incident,
+        model=payload.model,
     )
-
-
-def to_builtins(struct: Any) -> Any:
-    """A msgspec struct as plain dicts and lists."""
-    import msgspec
-
-    return msgspec.to_builtins(struct)
 
 
 def _by_modality(counts: Sequence[int]) -> dict[str, int]:

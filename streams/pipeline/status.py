@@ -1,4 +1,4 @@
-"""What a worker saw last of every stream: for the live table of `demo` and the local API's status."""
+"""The newest window of every stream, as a worker published it: for the live table of `demo`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from streams.pipeline.payload import WindowPayload
+
 _HISTORY = 24  # scores kept per stream for the sparkline
 _STEPS = 50  # incident steps kept
+_STREAMS = 10_000  # more are counted, not shown
 
 
 @dataclass(slots=True)
-class StreamState:
+class StreamStatus:
     """The newest window of one stream."""
 
     stream: str
@@ -26,29 +29,33 @@ class StreamState:
     scores: deque[float] = field(default_factory=lambda: deque(maxlen=_HISTORY))
 
 
-class Board:
-    """Fed by `Announcer(watch=board.see)`; bounded by the number of streams."""
+class StatusTable:
+    """Fed by `OutputPublisher(watch=table.update)`."""
 
     def __init__(self) -> None:
-        self.streams: dict[str, StreamState] = {}
+        self.streams: dict[str, StreamStatus] = {}
         self.steps: deque[Mapping[str, Any]] = deque(maxlen=_STEPS)
         self.windows = 0
         self.events = 0
 
-    def see(self, payload: Mapping[str, Any]) -> None:
-        """Take note of an announced window."""
-        state = self.streams.setdefault(payload["stream"], StreamState(payload["stream"]))
-        state.windows += 1
+    def update(self, payload: WindowPayload) -> None:
+        """Take a published window."""
         self.windows += 1
-        self.events += sum(payload["home"].values())
-        self.steps.extend(payload["steps"])
-        if payload["end"] < state.end_ms:
+        self.events += sum(payload.home.values())
+        self.steps.extend(payload.steps)
+        status = self.streams.get(payload.stream)
+        if status is None:
+            if len(self.streams) >= _STREAMS:
+                return
+            status = self.streams[payload.stream] = StreamStatus(payload.stream)
+        status.windows += 1
+        if payload.end < status.end_ms:
             return
-        state.end_ms = payload["end"]
-        state.status = payload["status"]
-        state.score = payload["score"]
-        state.modalities = tuple(payload["modalities"])
-        state.incident = payload["incident"]
-        state.caption = payload["captions"][0] if payload["captions"] else state.caption
-        if state.score is not None:
-            state.scores.append(state.score)
+        status.end_ms = payload.end
+        status.status = payload.status
+        status.score = payload.score
+        status.modalities = tuple(payload.modalities)
+        status.incident = payload.incident
+        status.caption = payload.captions[0] if payload.captions else status.caption
+        if status.score is not None:
+            status.scores.append(status.score)
