@@ -118,7 +118,8 @@ def fail(error: BaseException) -> NoReturn:
     elif isinstance(error, KafkaError):
         message = f"Kafka: {message}; check it with: sensorium doctor"
     elif isinstance(error, StoreUnavailable):
-        message += "; start the Qdrant server there, or name another with --store (its gRPC port: store_grpc_port)"
+        hint = "start the Qdrant server there, or name another with --store (its gRPC port: store_grpc_port)"
+        message += f"; {hint}; check it with: sensorium doctor"
     errors.print(f"[bold red]error:[/] {_escaped(message)}", soft_wrap=True)
     if os.environ.get("SENSORIUM_TRACEBACK"):
         raise error
@@ -137,7 +138,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(names: Sequence[str], rows: Sequence[Sequence[str]], *, folded: int | None = None) -> None:
-    """Print columns. In a terminal only column `folded` wraps; without one, nothing is wrapped or cut."""
+    """Print columns. In a terminal only column `folded` wraps; in a pipe nothing is wrapped or cut."""
     if not console.is_terminal:
         widths = [max(len(row[n]) for row in (names, *rows)) for n in range(len(names))]
         for row in (names, *rows):

@@ -76,10 +76,7 @@ def replay(
         async with _service(settings) as bootstrap:
             return await Replay(settings, bootstrap, recording, pace).run(errors)
 
-    try:
-        result = run_async(play())
-    except TimeoutError as error:
-        raise DependencyError(str(error)) from None
+    result = run_async(play())
     if report is not None:
         report.write_text(json.dumps(result, indent=2) + "\n")
     if as_json:

@@ -19,6 +19,7 @@ from aiokafka.errors import KafkaError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from streams.errors import DependencyError
 from streams.events.envelope import format_ms
 from streams.events.topics import INPUTS
 from streams.events.types import CloudEvent, IncidentEvent, WindowRecord
@@ -33,6 +34,10 @@ _OUTPUTS = ("windows", "incidents", "dead-letters", "late-events")
 _MAX_UNACKNOWLEDGED = 5_000
 _QUIET_S = 2.0  # without new output once everything is accounted for: the replay is complete
 _HINT_S = 15.0  # without any output: look whether a worker runs
+
+
+class ReplayStalled(DependencyError):
+    """No worker has published anything for too long."""
 
 
 @dataclass(slots=True)
@@ -51,8 +56,8 @@ class Replay:
     async def run(self, console: Console, *, give_up_s: float = 300.0) -> dict[str, Any]:
         """Send everything, wait until every event is accounted for; returns the report as JSON.
 
-        Raises `TimeoutError` when nothing has come back for `give_up_s` seconds, `KafkaUnreachable`, and what
-        `check_topics` and `Recording` raise.
+        Raises `ReplayStalled` when nothing has come back for `give_up_s` seconds, `KafkaUnreachable`, `TopicsError` and
+        `RecordingError`.
         """
         started = time.monotonic()
         check_topics(await describe_topics(self.settings, self.bootstrap))
@@ -158,7 +163,7 @@ class Replay:
                     console.print(f"{extra} more events came back than were sent: {why}", soft_wrap=True)
                 return
             if quiet_s > give_up_s:
-                raise TimeoutError(
+                raise ReplayStalled(
                     f"nothing has come back for {give_up_s:.0f} s: {self.account.missing} events are not accounted "
                     "for; see the worker's log, and: sensorium doctor"
                 )
