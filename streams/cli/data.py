@@ -51,7 +51,9 @@ def register(app: typer.Typer) -> None:
 
 def replay(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A recording: sensors/*.csv, audio.csv, captions.csv.")],
-    speed: Annotated[str, typer.Option(metavar="N|max", help="Times real time; max: as fast as possible.")] = "max",
+    speed: Annotated[
+        str, typer.Option(metavar="N|max", help="Multiple of real time; max: as fast as possible.")
+    ] = "max",
     report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report to this file, as JSON.")] = None,
     state: StateOption = None,
     kafka: KafkaOption = None,
@@ -157,11 +159,11 @@ def simulate(
         float | None,
         typer.Option(min=1, metavar="S", help="Seconds of plant time; default: until Ctrl-C, or one hour with --out."),
     ] = None,
-    speed: Annotated[float, typer.Option(min=0.01, max=1000, metavar="N", help="Times real time.")] = 1.0,
+    speed: Annotated[float, typer.Option(min=0.01, max=1000, metavar="N", help="Multiple of real time.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="The same seed gives the same data.")] = 7,
     noise: Annotated[
         float,
-        typer.Option(min=1, max=100, metavar="N", help="Noise, times normal; above 1, notes are mistyped too."),
+        typer.Option(min=1, max=100, metavar="N", help="Multiple of normal noise; above 1, notes are mistyped too."),
     ] = 1.0,
     state: StateOption = None,
     kafka: KafkaOption = None,

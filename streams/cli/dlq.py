@@ -99,9 +99,7 @@ def dlq_show(
 
 
 def dlq_retry(
-    origin: Annotated[
-        str | None, typer.Argument(metavar="[ORIGIN]", help="One of them: topic/partition/offset.")
-    ] = None,
+    origin: Annotated[str | None, typer.Argument(metavar="ORIGIN", help="One of them: topic/partition/offset.")] = None,
     state: StateOption = None,
     kafka: KafkaOption = None,
     reason: ReasonOption = None,

@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
         epilog=examples("sensorium demo", "sensorium demo --streams 3 --seconds 120", "sensorium demo --state kept"),
     )(demo)
     app.command(
-        short_help="Run Kafka, the store and a worker here.",
+        short_help="Run Kafka, the store and a worker in one process.",
         epilog=examples("sensorium up", "sensorium up --state /var/lib/sensorium"),
     )(up)
     app.command(

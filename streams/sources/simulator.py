@@ -37,20 +37,20 @@ class Channel:
     level: float
     swing: float
     noise: float
-    fault: float
+    fault_offset: float
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One machine: a stream of its own. `calm` and `odd` are its notes; `noise` is its sound in a fault."""
+    """One machine, which is one stream; `cycle_s` is its load cycle."""
 
     stream: str
     hum_hz: float
     cycle_s: float
     channels: tuple[Channel, ...]
-    calm: tuple[str, ...]
-    odd: tuple[str, ...]
-    noise: str  # a key of `machine_sounds.FAULTS`
+    normal_notes: tuple[str, ...]
+    fault_notes: tuple[str, ...]
+    fault_sound: str  # a key of `machine_sounds.FAULTS`
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ class Plant:
         self.machines = machines(self.streams)
 
     def labels(self) -> list[Label]:
-        """The faults, for scoring."""
+        """The faults as labels."""
         return [Label(f.stream, f.start_ms, f.end_ms, f.kind, f.modalities) for f in self.faults]
 
     def messages(self, from_ms: int, to_ms: int) -> Iterator[Message]:
@@ -198,7 +198,7 @@ class Plant:
         units = {channel.name: channel.unit for channel in machine.channels}
         value = _encode({"time": time_ms, "values": values, "units": units})
         yield Message(time_ms, "sensor-readings", key, value, [])
-        if (start_ms - 1_000 * (number % 7)) % _CLIP_EVERY_MS == 0:  # the clip ends within its ten seconds
+        if (start_ms - 1_000 * (number % 7)) % _CLIP_EVERY_MS == 0:  # second 0 to 6 of each ten
             faulty = self._fault(machine, time_ms, "audio") is not None
             variants = self._variants(number, machine, faulty)
             sound = variants[int(rng.integers(len(variants)))]
@@ -207,7 +207,7 @@ class Plant:
             yield Message(time_ms, "audio-clips", key, encoded, headers)
         if (start_ms - 7_000 * number) % _NOTE_EVERY_MS == 0:
             faulty = self._fault(machine, time_ms, "caption") is not None
-            notes = machine.odd if faulty else machine.calm
+            notes = machine.fault_notes if faulty else machine.normal_notes
             text = _note(notes, self.seed, number, second)
             if self.noise > 1:
                 text = _mistyped(text, min(_MISTYPED * (self.noise - 1), 0.5), self._noise_rng(number, second))
@@ -217,13 +217,13 @@ class Plant:
     def _values(self, number: int, machine: Machine, second: int, time_ms: int) -> dict[str, float]:
         fault = self._fault(machine, time_ms, "sensor")
         # a fault develops over ten seconds
-        onset = 0.0 if fault is None else min(1.0, (time_ms - fault.start_ms) / 10_000)
+        progress = 0.0 if fault is None else min(1.0, (time_ms - fault.start_ms) / 10_000)
         cycle = math.sin(2 * math.pi * time_ms / 1000 / machine.cycle_s)
         day = math.sin(2 * math.pi * time_ms / 86_400_000)
         deviation = sum(loop[second % len(loop)] for loop in self._jitter(number, machine))
         return {
             c.name: round(
-                c.level + c.swing * (cycle + 0.3 * day) + self.noise * c.noise * float(z) + c.fault * onset, 4
+                c.level + c.swing * (cycle + 0.3 * day) + self.noise * c.noise * float(z) + c.fault_offset * progress, 4
             )
             for c, z in zip(machine.channels, np.atleast_1d(deviation), strict=True)
         }
@@ -253,7 +253,7 @@ class Plant:
         found = self._sounds.get((number, faulty))
         if found is None:
             rng = np.random.default_rng((self.seed, 1_000 + number, int(faulty)))
-            fault = machine.noise if faulty else None
+            fault = machine.fault_sound if faulty else None
             found = [machine_sound(machine.hum_hz, fault, rng) for _ in range(_VARIANTS)]
             self._sounds[number, faulty] = found
         return found
@@ -265,9 +265,9 @@ def machines(streams: int) -> tuple[Machine, ...]:
         raise ValueError("a plant has at least one machine")
     plant = []
     for n in range(streams):
-        again, make = divmod(n, len(MACHINES))
+        repeat, make = divmod(n, len(MACHINES))
         machine = MACHINES[make]
-        plant.append(replace(machine, stream=f"{machine.stream}-{again + 1}") if again else machine)
+        plant.append(replace(machine, stream=f"{machine.stream}-{repeat + 1}") if repeat else machine)
     return tuple(plant)
 
 

@@ -113,7 +113,7 @@ def test_a_sound_fault_changes_the_spectrum_and_nothing_else(machine: object) ->
 def test_a_caption_fault_is_in_the_notes_only_while_it_lasts() -> None:
     fan = MACHINES[3]
     plant = Plant(faults=[Fault(fan.stream, BASE + MINUTE, BASE + 2 * MINUTE, "caption")])
-    odd = [text in fan.odd for text in _notes(plant, fan.stream)]
+    odd = [text in fan.fault_notes for text in _notes(plant, fan.stream)]
     assert odd == [False] * 3 + [True] * 3 + [False] * 6
 
 
@@ -121,7 +121,7 @@ def test_two_faults_at_once_are_both_there() -> None:
     pump = MACHINES[0]
     span = (BASE + MINUTE, BASE + 2 * MINUTE)
     plant = Plant(faults=[Fault(pump.stream, *span, "audio"), Fault(pump.stream, *span, "caption")])
-    assert any(text in pump.odd for text in _notes(plant, pump.stream))
+    assert any(text in pump.fault_notes for text in _notes(plant, pump.stream))
 
 
 def test_faults_are_planned_one_machine_after_another() -> None:
@@ -163,7 +163,7 @@ def test_all_notes_of_a_machine_appear_in_changing_order() -> None:
         if message.topic == "captions":
             notes.setdefault(message.key.decode(), []).append(msgspec.json.decode(message.value)["text"])
     assert {stream: sorted(set(texts)) for stream, texts in notes.items()} == {
-        machine.stream: sorted(machine.calm) for machine in plant.machines
+        machine.stream: sorted(machine.normal_notes) for machine in plant.machines
     }
     assert any(texts[:3] != texts[3:6] for texts in notes.values())
 
