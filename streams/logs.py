@@ -1,4 +1,4 @@
-"""Structured logs to standard error: for people on a console, or one JSON object a line."""
+"""Structured logs to standard error: console lines, or one JSON object a line."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import structlog
 
 from streams.settings import Settings
 
-_TALKATIVE = ("aiokafka", "faust", "mode", "streams.kafka.consumer", "httpx")  # much of little, at level info
+_WARNINGS_ONLY = ("aiokafka", "faust", "mode", "streams.kafka.consumer", "httpx")  # verbose at level info
 _LIBRARIES = ("aiokafka", "asyncio", "faust", "httpx", "mode", "uvicorn")
-_OWN_AFFAIR = ("aiokafka.consumer.group_coordinator",)  # tries again by itself; we tell when that does not help
+_DROPPED = ("aiokafka.consumer.group_coordinator",)  # retries by itself; if that fails, the worker logs it
 
 
 def configure_logs(settings: Settings, *, service: bool = True) -> None:
     """Route structlog and the standard library's loggers to one handler.
 
-    A command that answers and ends (`service` false) says itself what went wrong: of the rest only warnings are
-    shown, and nothing of what libraries say to themselves, unless the level is `debug`.
+    `service` false is for a command that prints its result and ends. It reports its own errors: only warnings are
+    logged, and nothing by libraries, unless the level is `debug`.
     """
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     quiet = not service and level > logging.DEBUG
     for name in _LIBRARIES:
         logger = logging.getLogger(name)
         logger.propagate = not quiet
-        logger.handlers[:] = [logging.NullHandler()] if quiet else []  # without any, warnings are printed bare
+        logger.handlers[:] = [logging.NullHandler()] if quiet else []  # none: printed unformatted
     if quiet:
         level = max(level, logging.WARNING)
     shared: list[structlog.typing.Processor] = [
@@ -50,7 +50,7 @@ def configure_logs(settings: Settings, *, service: bool = True) -> None:
         )
     )
     handler.addFilter(RateLimited())
-    for name in _TALKATIVE:
+    for name in _WARNINGS_ONLY:
         logging.getLogger(name).setLevel(logging.WARNING)
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -67,7 +67,7 @@ def configure_logs(settings: Settings, *, service: bool = True) -> None:
 
 
 class RateLimited(logging.Filter):
-    """Lets one line of each kind through per interval and says how many it held back.
+    """Passes one warning of each kind per interval, with the number suppressed since the last one.
 
     While a broker is away aiokafka logs four errors every 100 ms.
     """
@@ -76,20 +76,20 @@ class RateLimited(logging.Filter):
         super().__init__()
         self._interval_s = interval_s
         self._last: dict[tuple[str, int, str], float] = {}
-        self._held: dict[tuple[str, int, str], int] = {}
+        self._suppressed: dict[tuple[str, int, str], int] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno < logging.WARNING:
             return True
-        if record.name in _OWN_AFFAIR:
+        if record.name in _DROPPED:
             return False
         kind = (record.name, record.levelno, str(record.msg))
         now = time.monotonic()
         if now - self._last.get(kind, -1e9) < self._interval_s:
-            self._held[kind] = self._held.get(kind, 0) + 1
+            self._suppressed[kind] = self._suppressed.get(kind, 0) + 1
             return False
-        held = self._held.pop(kind, 0)
+        suppressed = self._suppressed.pop(kind, 0)
         self._last[kind] = now
-        if held:
-            record.msg = f"{record.msg} (and {held} more like it)"
+        if suppressed:
+            record.msg = f"{record.msg} (and {suppressed} more like it)"
         return True

@@ -51,7 +51,7 @@ async def shared_broker(kafka_jars: None, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture
 def plant_recording(tmp_path: Path) -> Path:
     """A quarter of an hour of the simulated plant, as a recording: needs no data from outside."""
-    from streams.sources.plant import record
+    from streams.sources.plant_recording import record
 
     folder = tmp_path / "recording"
     record(folder, streams=3, seed=11, seconds=900)

@@ -1,8 +1,7 @@
-"""What every command shares: options, settings, output, and how errors end.
+"""Shared by all commands: options, settings, output, errors and their exit status.
 
-Exit status: 0 done; 1 looked and found something wrong (`doctor`); 2 used wrongly; 3 settings or model that cannot be
-used; 4 something the command needs is away or taken (Kafka, store, port); 5 data that is not there or not usable;
-130 and 143 ended by Ctrl-C and SIGTERM.
+Exit status: 0 done; 1 `doctor` found something wrong; 2 to 5 as in `streams.errors`; 130 and 143 ended by Ctrl-C and
+SIGTERM.
 """
 
 from __future__ import annotations
@@ -29,25 +28,15 @@ from streams.settings import Settings, load_settings
 from streams.store.base import StoreUnavailable
 
 T = TypeVar("T")
+CommandError = UsageError  # wrong options or arguments; the message names the right ones
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
-
-USAGE, CONFIG, DEPENDENCY, DATA = (kind.exit_code for kind in (UsageError, ConfigError, DependencyError, DataError))
-
-
-class CommandError(SensoriumError):
-    """A command that cannot do what it was asked; one line, with what mends it."""
-
-    def __init__(self, message: str, code: int = USAGE) -> None:
-        super().__init__(message)
-        self.code = code
-
 
 EXPECTED: tuple[type[Exception], ...] = (SensoriumError, ModelError, KafkaError, OSError)
 
 StateOption = Annotated[
     Path | None,
-    typer.Option("--state", metavar="DIR", help="Folder of this installation's data; default: sensorium-state."),
+    typer.Option("--state", metavar="DIR", help="Folder with the data of this installation; default: sensorium-state."),
 ]
 KafkaOption = Annotated[
     str | None,
@@ -57,25 +46,25 @@ StoreOption = Annotated[
     str | None,
     typer.Option("--store", metavar="URL", help="edge:DIR or http://host:6333; default: edge:<state>/store."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 StreamOption = Annotated[str | None, typer.Option("--stream", metavar="NAME", help="Only this stream.")]
 FromOption = Annotated[
-    str | None, typer.Option("--from", metavar="TIME", help="Only from then on: 2026-01-01T12:00:00Z or epoch ms.")
+    str | None, typer.Option("--from", metavar="TIME", help="From this time on: 2026-01-01T12:00:00Z or epoch ms.")
 ]
-ToOption = Annotated[str | None, typer.Option("--to", metavar="TIME", help="Only before then.")]
+ToOption = Annotated[str | None, typer.Option("--to", metavar="TIME", help="Before this time.")]
 
 
 def examples(*lines: str) -> str:
-    """What stands at the end of a command's help: lines that work as they are."""
+    """The examples at the end of a command's help; each works as it is."""
     return "\n".join(("\b", "Examples:", *(f"  {line}" for line in lines)))
 
 
 def settings_of(
     state: Path | None = None, kafka: str | None = None, store: str | None = None, *, service: bool = False, **more: Any
 ) -> Settings:
-    """Settings in force, with what was given on the command line on top; logs are set up by them.
+    """The settings in force, command line first; also sets up logging.
 
-    `service`: whether the command runs until told to stop, and its log is what its operator reads.
+    `service`: the command runs until it is stopped, and its log is for operators. Raises `SettingsError`.
     """
     from streams.logs import configure_logs
     from streams.settings_report import check
@@ -88,21 +77,21 @@ def settings_of(
 
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:
-    """Run a command's coroutine. SIGTERM and a closed terminal unwind it; an error in a group is shown as itself."""
+    """Run a command's coroutine. SIGTERM and SIGHUP cancel it; of an exception group the first error is raised."""
 
-    async def unwinding() -> T:
+    async def cancellable() -> T:
         task, loop = asyncio.current_task(), asyncio.get_running_loop()
         assert task is not None
         for name in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(name) != signal.SIG_IGN:  # nohup
+            if signal.getsignal(name) != signal.SIG_IGN:  # as under nohup
                 loop.add_signal_handler(name, task.cancel)
         return await work
 
     try:
-        return asyncio.run(unwinding())
+        return asyncio.run(cancellable())
     except asyncio.CancelledError:
         with contextlib.suppress(OSError):
-            errors.print("ended before it was done")
+            errors.print("stopped before it was done")
         raise typer.Exit(128 + signal.SIGTERM) from None
     except BaseExceptionGroup as group:
         leaf: BaseException = group
@@ -112,28 +101,26 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
 
 
 def exit_code(error: BaseException) -> int:
-    """The status that an expected error ends the process with."""
-    if isinstance(error, CommandError):
-        return error.code
+    """The exit status of an expected error; 4 for one of Kafka or the network, 5 for one of a file."""
     if isinstance(error, SensoriumError):
         return error.exit_code
     if isinstance(error, ModelError):
-        return CONFIG
-    if isinstance(error, KafkaError):
-        return DEPENDENCY
-    return DATA if isinstance(error, OSError) and error.filename is not None else DEPENDENCY
+        return ConfigError.exit_code
+    of_file = isinstance(error, OSError) and error.filename is not None
+    return DataError.exit_code if of_file else DependencyError.exit_code
 
 
 def fail(error: BaseException) -> NoReturn:
-    """One clear line on standard error, and the status that says what kind of error it was."""
-    said = str(error) or repr(error)
+    """End the process with one line on standard error and the exit status of the error."""
+    message = str(error) or repr(error)
     if isinstance(error, OSError) and error.filename is not None:
-        said = f"{error.filename}: {error.strerror}"
+        message = f"{error.filename}: {error.strerror}"
     elif isinstance(error, KafkaError):
-        said = f"Kafka: {said}; check it with: sensorium doctor"
+        message = f"Kafka: {message}; check it with: sensorium doctor"
     elif isinstance(error, StoreUnavailable):
-        said += "; start the Qdrant server there, or name another with --store (its gRPC port: store_grpc_port)"
-    errors.print(f"[bold red]error:[/] {_escaped(said)}", soft_wrap=True)
+        hint = "start the Qdrant server there, or name another with --store (its gRPC port: store_grpc_port)"
+        message += f"; {hint}; check it with: sensorium doctor"
+    errors.print(f"[bold red]error:[/] {_escaped(message)}", soft_wrap=True)
     if os.environ.get("SENSORIUM_TRACEBACK"):
         raise error
     sys.exit(exit_code(error))
@@ -146,12 +133,12 @@ def _escaped(text: str) -> str:
 
 
 def print_json(value: Any) -> None:
-    """JSON on standard output, stable and complete."""
+    """Print a value as JSON on standard output, in full."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
 def print_table(names: Sequence[str], rows: Sequence[Sequence[str]], *, folded: int | None = None) -> None:
-    """Columns; in a terminal the `folded` one wraps and the others are never broken. What is piped is never cut."""
+    """Print columns. In a terminal only column `folded` wraps; in a pipe nothing is wrapped or cut."""
     if not console.is_terminal:
         widths = [max(len(row[n]) for row in (names, *rows)) for n in range(len(names))]
         for row in (names, *rows):
@@ -167,12 +154,12 @@ def print_table(names: Sequence[str], rows: Sequence[Sequence[str]], *, folded: 
 
 
 def say(text: str, style: str | None = None) -> None:
-    """A line as it is: no markup, not wrapped."""
+    """Print a line as it is: no markup, not wrapped."""
     console.print(text, style=style, markup=False, soft_wrap=True)
 
 
 def parse_time(text: str | None) -> int | None:
-    """Epoch ms of `--from` and `--to`."""
+    """Epoch ms of `--from` or `--to`; a time without a zone is UTC. Raises `CommandError`."""
     if text is None:
         return None
     if text.isascii() and text.isdigit():
@@ -185,15 +172,15 @@ def parse_time(text: str | None) -> int | None:
 
 
 def parse_range(from_: str | None, to: str | None) -> tuple[int | None, int | None]:
-    """Epoch ms of both, which must not be the wrong way round."""
+    """Epoch ms of `--from` and `--to`. Raises `CommandError` where the range is empty."""
     start, end = parse_time(from_), parse_time(to)
     if start is not None and end is not None and start >= end:
-        raise CommandError(f"--from {from_} is not before --to {to}; the moments between them would be none")
+        raise CommandError(f"--from {from_} is not before --to {to}; the range would be empty")
     return start, end
 
 
 def clock(time_ms: int | None) -> str:
-    """A time as people read it, UTC."""
+    """A time (epoch ms) for the terminal, in UTC; "-" for None."""
     if time_ms is None:
         return "-"
     try:
@@ -203,7 +190,7 @@ def clock(time_ms: int | None) -> str:
 
 
 def lasted(ms: int) -> str:
-    """A duration as people say it."""
+    """A duration (ms) in seconds, minutes or hours."""
     seconds = round(ms / 1000)
     if seconds < 120:
         return f"{seconds} s"

@@ -1,4 +1,4 @@
-"""`sensorium demo`: everything on one machine, with a simulated plant. What is shown of it is in `live_table`."""
+"""`sensorium demo`: Kafka, store, worker and a simulated plant in one process, shown by `live_table`."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from streams.logs import configure_logs
 from streams.pipeline.status import Board
 from streams.service import StoppedEarly, running_service, stop_on_signals, unless_stopped
 from streams.settings import load_settings
-from streams.sources.plant import feed
+from streams.sources.plant_feed import feed
 
 _PREFIX = "sensorium-demo-"
 _WINDOW = {"size_ms": 5_000, "hop_ms": 5_000, "allowed_lateness_ms": 10_000, "idle_timeout_ms": 4_000}
-# whatever cluster the environment names: a simulated plant has no business there
-_HERE = {"kafka": "", "security": {"protocol": "PLAINTEXT"}, "replication": 1, "broker_port": 0, "http_port": 0}
-_HISTORY_S = 300.0  # the plant's past: enough to know what is normal
-_KEPT_DAYS = 0.1  # a demo that is forgotten in some terminal must not fill the disk
-_KEPT_HOURS = 0.25
+# a simulated plant must not reach a cluster that the environment names
+_LOCAL_ONLY = {"kafka": "", "security": {"protocol": "PLAINTEXT"}, "replication": 1, "broker_port": 0, "http_port": 0}
+_HISTORY_S = 300.0  # of the plant's past: enough to learn what is normal
+_STORE_DAYS = 0.1  # a demo that is left running must not fill the disk
+_TOPIC_HOURS = 0.25
 
 
 async def run_demo(
     console: Console, *, streams: int, seconds: float | None, started: float, keep: Path | None = None
 ) -> None:
-    """Kafka, store, worker and plant in one process, until a signal or for `seconds`.
+    """Run until a signal, or for `seconds`; `started` is a monotonic time in seconds.
 
-    `keep`: the state folder; None: one that is removed at the end.
+    `keep`: the state folder; None: a temporary one, removed at the end.
     """
     with contextlib.suppress(StoppedEarly), _folder(keep) as folder, stop_on_signals() as stop:
-        limits = {} if keep else {"retention_days": _KEPT_DAYS, "topic_retention_hours": _KEPT_HOURS}
+        limits = {} if keep else {"retention_days": _STORE_DAYS, "topic_retention_hours": _TOPIC_HOURS}
         settings = load_settings(
-            state=folder, log_level="error", window=_WINDOW, **_HERE, store=f"edge:{folder}/store", **limits
+            state=folder, log_level="error", window=_WINDOW, **_LOCAL_ONLY, store=f"edge:{folder}/store", **limits
         )
         configure_logs(settings)
         console.print("starting Kafka, the store and a worker ...")
@@ -50,15 +50,15 @@ async def run_demo(
             plant = asyncio.create_task(
                 feed(settings, service.bootstrap, stop, streams=streams, history_s=_HISTORY_S), name="plant"
             )
-            plant.add_done_callback(lambda _: stop.set())  # it ends when told to, or by an error
-            alarm = asyncio.create_task(_stop_after(seconds, stop), name="alarm")
+            plant.add_done_callback(lambda _: stop.set())  # it ends with the demo, or by an error
+            timer = asyncio.create_task(_stop_after(seconds, stop), name="timer")
             try:
                 hint = f"Ctrl-C stops. Elsewhere: sensorium streams --state {folder}"
                 await show(board, console, stop, started, hint)
             finally:
                 stop.set()
-                alarm.cancel()
-                await asyncio.gather(plant, alarm, return_exceptions=True)
+                timer.cancel()
+                await asyncio.gather(plant, timer, return_exceptions=True)
         if not plant.cancelled() and (error := plant.exception()) is not None:
             raise error
     console.print("stopped; nothing is left behind" if keep is None else f"stopped; the data is in {folder}")
@@ -74,11 +74,11 @@ async def _stop_after(seconds: float | None, stop: asyncio.Event) -> None:
 
 @contextlib.contextmanager
 def _folder(keep: Path | None) -> Iterator[Path]:
-    """The state folder; what demos that were killed have left is removed on the way."""
+    """The state folder. A temporary one is removed at the end; those of killed demos are removed first."""
     if keep is not None:
         yield keep
         return
-    sweep(Path(tempfile.gettempdir()))
+    remove_abandoned(Path(tempfile.gettempdir()))
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
     with (folder / "demo.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -88,21 +88,21 @@ def _folder(keep: Path | None) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def sweep(parent: Path) -> list[Path]:
-    """Remove the folders of demos that are dead, their Kafka too; returns them."""
-    swept = []
+def remove_abandoned(parent: Path) -> list[Path]:
+    """Remove the folders of demos that run no more, and whose Kafka does not either; returns them."""
+    removed = []
     for folder in parent.glob(_PREFIX + "*"):
         with contextlib.suppress(OSError):
             if folder.stat().st_uid != os.getuid() or time.time() - folder.stat().st_ctime < 1:
-                continue  # somebody else's, or just being made
-            if _free(folder / "demo.lock") and _free(folder / "kafka" / "lock"):
+                continue  # another user's, or just being created
+            if _is_unlocked(folder / "demo.lock") and _is_unlocked(folder / "kafka" / "lock"):
                 shutil.rmtree(folder)
-                swept.append(folder)
-    return swept
+                removed.append(folder)
+    return removed
 
 
-def _free(path: Path) -> bool:
-    """Whether nobody alive holds this lock."""
+def _is_unlocked(path: Path) -> bool:
+    """Whether no running process holds this lock."""
     if not path.exists():
         return True
     with path.open() as lock:

@@ -1,4 +1,4 @@
-"""`sensorium dlq`: records that could not be used, and late events; to be looked at, and to be sent again."""
+"""`sensorium dlq`: list, show and resend dead letters and late events."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from streams.cli.common import (
-    DATA,
     CommandError,
     JsonOption,
     KafkaOption,
@@ -19,17 +18,18 @@ from streams.cli.common import (
     say,
     settings_of,
 )
+from streams.errors import DataError
 
-_SHOWN_BYTES = 2000
+_SHOWN_BYTES = 2000  # of the value, without --json
 LateOption = Annotated[bool, typer.Option("--late", help="Late events instead of dead letters.")]
-ReasonOption = Annotated[str | None, typer.Option("--reason", metavar="CODE", help="Only those with this reason.")]
+ReasonOption = Annotated[str | None, typer.Option("--reason", metavar="CODE", help="Only with this reason code.")]
 
 
 def register(app: typer.Typer) -> None:
-    dlq = typer.Typer(help="Records that could not be used, and late events.", no_args_is_help=True)
+    dlq = typer.Typer(help="Dead letters (records that could not be used) and late events.", no_args_is_help=True)
     dlq.command(
         "ls",
-        short_help="List them: where each came from, and why.",
+        short_help="List them with origin and reason.",
         epilog=examples("sensorium dlq ls", "sensorium dlq ls --reason not_json", "sensorium dlq ls --late --json"),
     )(dlq_ls)
     dlq.command(
@@ -39,7 +39,7 @@ def register(app: typer.Typer) -> None:
     )(dlq_show)
     dlq.command(
         "retry",
-        short_help="Send them again to where they came from.",
+        short_help="Send them again to the topics they came from.",
         epilog=examples("sensorium dlq retry sensor-readings/0/17", "sensorium dlq retry --reason claim_missing"),
     )(dlq_retry)
     app.add_typer(dlq, name="dlq")
@@ -50,39 +50,37 @@ def dlq_ls(
     kafka: KafkaOption = None,
     late: LateOption = False,
     reason: ReasonOption = None,
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many, the newest.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="The newest N.")] = 50,
     as_json: JsonOption = False,
 ) -> None:
-    """List dead letters (or late events): where each came from, and why it was put aside."""
-    _known(reason)
+    """List dead letters, or late events with --late: where each came from, and why it was rejected."""
+    _check_reason(reason)
     settings = settings_of(state, kafka)
     from streams.kafka.dlq import read_letters
 
     found = run_async(read_letters(settings, late=late, reason=reason))
-    letters = found[-limit:]
+    shown = found[-limit:]
     if as_json:
-        print_json([letter.to_json() for letter in letters])
+        print_json([letter.to_json() for letter in shown])
         return
-    if not letters:
+    if not shown:
         say("no late events" if late else "no dead letters")
         return
-    rows = [(letter.origin, letter.stream or "-", letter.reason, letter.detail) for letter in letters]
+    rows = [(letter.origin, letter.stream or "-", letter.reason, letter.detail) for letter in shown]
     print_table(("origin", "stream", "reason", "detail"), rows, folded=3)
-    more = f", the newest of {len(found)}" if len(found) > len(letters) else ""
+    more = f", the newest of {len(found)}" if len(found) > len(shown) else ""
     option = " --late" if late else ""
-    say(f"{len(letters)} shown{more}; one in full: sensorium dlq show {letters[-1].origin}{option}", "dim")
+    say(f"{len(shown)} shown{more}; one in full: sensorium dlq show {shown[-1].origin}{option}", "dim")
 
 
 def dlq_show(
-    origin: Annotated[
-        str, typer.Argument(metavar="ORIGIN", help="Where it came from, as dlq ls shows it: topic/partition/offset.")
-    ],
+    origin: Annotated[str, typer.Argument(metavar="ORIGIN", help="Its origin in dlq ls: topic/partition/offset.")],
     state: StateOption = None,
     kafka: KafkaOption = None,
     late: LateOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show one dead letter in full: headers and the original bytes."""
+    """Show one dead letter in full, with its headers and the original bytes."""
     settings = settings_of(state, kafka)
     from streams.kafka.dlq import find_letter
 
@@ -95,42 +93,41 @@ def dlq_show(
     for name, value in letter.headers:
         say(f"header      {name}: {_printable(value)}")
     body = letter.value or b""
-    cut = f", the first {_SHOWN_BYTES} of them here (all: --json)" if len(body) > _SHOWN_BYTES else ""
+    cut = f", the first {_SHOWN_BYTES} shown (all: --json)" if len(body) > _SHOWN_BYTES else ""
     say(f"value       {len(body)} bytes{cut}")
     say(_printable(body[:_SHOWN_BYTES]))
 
 
 def dlq_retry(
-    origin: Annotated[
-        str | None, typer.Argument(metavar="[ORIGIN]", help="One letter: topic/partition/offset.")
-    ] = None,
+    origin: Annotated[str | None, typer.Argument(metavar="ORIGIN", help="One of them: topic/partition/offset.")] = None,
     state: StateOption = None,
     kafka: KafkaOption = None,
     reason: ReasonOption = None,
     late: LateOption = False,
 ) -> None:
-    """Send letters back to the topics they came from, as they were, to be tried again."""
+    """Send dead letters again to the topics they came from, unchanged."""
     if (origin is None) == (reason is None):
-        raise CommandError("say which: sensorium dlq retry TOPIC/PARTITION/OFFSET, or with --reason CODE")
-    _known(reason)
+        raise CommandError("name one: sensorium dlq retry TOPIC/PARTITION/OFFSET, or all of a reason: --reason CODE")
+    _check_reason(reason)
     settings = settings_of(state, kafka)
     from streams.kafka.dlq import retry_letters
 
     sent = run_async(retry_letters(settings, origin=origin, reason=reason, late=late))
     if not sent:
-        raise CommandError(f"no letters with reason {reason}; see what there is with: sensorium dlq ls", DATA)
-    say(f"{sent} sent again to where {'it' if sent == 1 else 'they'} came from")
+        option = " --late" if late else ""
+        raise DataError(f"nothing with reason {reason}; list them with: sensorium dlq ls{option}")
+    say(f"{sent} sent again to the topic {'it' if sent == 1 else 'each'} came from")
 
 
-def _known(reason: str | None) -> None:
+def _check_reason(reason: str | None) -> None:
     from streams.events.types import Reason
 
     codes = [code.value for code in Reason]
     if reason is not None and reason not in codes:
-        raise CommandError(f"{reason} is no reason code; they are: {', '.join(codes)}")
+        raise CommandError(f"{reason} is not a reason code; use one of: {', '.join(codes)}")
 
 
 def _printable(value: bytes) -> str:
-    """Text that cannot play tricks with a terminal: whoever sent this may have wanted to."""
+    """Text without control characters: untrusted bytes must not send escape sequences to the terminal."""
     text = value.decode(errors="backslashreplace")
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)

@@ -1,4 +1,4 @@
-"""What `sensorium demo` shows: a live table of streams, scores and incidents; plain lines without a terminal."""
+"""The screen of `sensorium demo`: a live table of streams, scores and incidents; plain lines without a terminal."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ from streams.pipeline.status import Board, StreamState
 
 _BARS = "▁▂▃▄▅▆▇█"
 _REFRESH_S = 0.5
-_SUMMARY_S = 30.0  # between lines that say only that all is well, without a terminal
+_SUMMARY_S = 30.0  # between summary lines, without a terminal
 _STYLE = {"warming": "dim", "ok": "green", "alarm": "bold red"}
 _STEP_STYLE = {"opened": "bold red", "updated": "yellow", "closed": "green", "adopted": "cyan"}
-_FIXED = 52  # columns of the table without sparkline and caption
+_FIXED = 52  # characters per row without sparkline and caption
 _AROUND = 6  # lines around the streams and the incidents
 
 
 async def show(board: Board, console: Console, stop: asyncio.Event, started: float, hint: str = "") -> None:
-    """Draw the board until `stop`; on anything but a terminal, print a line for each incident step."""
+    """Draw the state of all streams until `stop`; without a terminal, print a line for each incident step.
+
+    `started` is a monotonic time in seconds.
+    """
     if not console.is_terminal:
         await _print_lines(board, console, stop, started)
         return
@@ -40,16 +43,16 @@ async def show(board: Board, console: Console, stop: asyncio.Event, started: flo
 
 
 async def _print_lines(board: Board, console: Console, stop: asyncio.Event, started: float) -> None:
-    told: set[tuple[str, int]] = set()
-    said_at = 0.0
+    printed: set[tuple[str, int]] = set()
+    summary_at = 0.0
     while not stop.is_set():
-        if board.windows and time.monotonic() - said_at > _SUMMARY_S:
-            first = "first windows: " if not said_at else ""
-            said_at = time.monotonic()
+        if board.windows and time.monotonic() - summary_at > _SUMMARY_S:
+            first = "first windows: " if not summary_at else ""
+            summary_at = time.monotonic()
             console.print(f"{elapsed(started)} {first}{_summary(board)}", soft_wrap=True, markup=False)
         for step in list(board.steps):
-            if (step["id"], step["sequence"]) not in told:
-                told.add((step["id"], step["sequence"]))
+            if (step["id"], step["sequence"]) not in printed:
+                printed.add((step["id"], step["sequence"]))
                 line = f"{elapsed(started)} incident {step['kind']}: {step['text']}"
                 console.print(line, soft_wrap=True, markup=False)
         await _pause(stop)
@@ -70,7 +73,7 @@ async def _pause(stop: asyncio.Event) -> None:
 
 
 def render(board: Board, started: float, width: int, height: int, hint: str = "") -> Group:
-    """One line for each stream, then the last incident steps, the newest first: fits into `width` x `height`."""
+    """One line for each stream, then the newest incident steps, within `width` x `height` characters."""
     states = sorted(board.streams.values(), key=lambda state: state.stream)
     shown = states[: max(1, height - _AROUND)]
     title = Text("Sensorium", style="bold", no_wrap=True, overflow="ellipsis")
@@ -95,7 +98,7 @@ def _table(states: list[StreamState], width: int) -> Table:
         ("status", {"min_width": 7}),
         ("score", {"min_width": 5, "justify": "right"}),
         ("", {"min_width": bars}),
-        ("said last", {"ratio": 1}),
+        ("last note", {"ratio": 1}),
     ):
         table.add_column(name, no_wrap=True, overflow="ellipsis", **options)
     for state in states:
@@ -113,18 +116,18 @@ def _table(states: list[StreamState], width: int) -> Table:
 
 
 def _steps(steps: list[Mapping[str, Any]], width: int, left: int) -> list[Text]:
-    """As many of the newest steps as fit; the newest that opened something is told in full."""
+    """As many of the newest steps as fit; the newest opening is printed in full."""
     if not steps:
         return [Text("none yet", style="dim")]
     lines: list[Text] = []
-    told = False
+    opening_shown = False
     for step in reversed(steps):
         line = Text(f"{_clock(step['time_ms'])} ")
         line.append(f"{step['kind']:8}", style=_STEP_STYLE.get(step["kind"], ""))
         line.append(f" {step['severity']:3d}  {step['text']}")
         rows = -(-len(line.plain) // max(1, width - 1))
-        if step["kind"] == "opened" and not told and rows <= left:
-            told = True
+        if step["kind"] == "opened" and not opening_shown and rows <= left:
+            opening_shown = True
         else:
             line.no_wrap, line.overflow, rows = True, "ellipsis", 1
         left -= rows
@@ -135,7 +138,7 @@ def _steps(steps: list[Mapping[str, Any]], width: int, left: int) -> list[Text]:
 
 
 def _sparkline(state: StreamState, bars: int) -> str:
-    """Scores against the alarm line: a full bar is twice the threshold."""
+    """The last scores: a full bar is twice the alarm threshold or more."""
     return "".join(_BARS[min(7, max(0, int(score * 4)))] for score in list(state.scores)[-bars:])
 
 
@@ -144,4 +147,5 @@ def _clock(time_ms: int) -> str:
 
 
 def elapsed(started: float) -> str:
+    """Seconds since `started` (monotonic), in brackets."""
     return f"[{time.monotonic() - started:5.1f} s]"

@@ -1,4 +1,4 @@
-"""Commands for whoever runs the service: topics, doctor, config."""
+"""Commands for operators: topics, config, doctor."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from streams.cli.common import (
 
 
 def register(app: typer.Typer) -> None:
-    topics = typer.Typer(help="Make the topics, and look at them.", no_args_is_help=True)
+    topics = typer.Typer(help="Create and describe the topics.", no_args_is_help=True)
     topics.command(
         "create",
         epilog=examples("sensorium topics create", "sensorium topics create --kafka kafka-1:9092"),
@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
         epilog=examples("sensorium topics describe", "sensorium topics describe --kafka kafka-1:9092 --json"),
     )(topics_describe)
     app.add_typer(topics, name="topics")
-    config = typer.Typer(help="Settings in force, and whether they can be used.", no_args_is_help=True)
+    config = typer.Typer(help="Show and check the settings.", no_args_is_help=True)
     config.command(
         "show",
         short_help="Print every setting and where it comes from.",
@@ -54,7 +54,7 @@ def register(app: typer.Typer) -> None:
 
 
 def topics_create(state: StateOption = None, kafka: KafkaOption = None) -> None:
-    """Make the topics that are missing. Those that exist are left as they are."""
+    """Create the topics that are missing. Existing topics are not changed."""
     settings = settings_of(state, kafka)
 
     async def create() -> list[str]:
@@ -71,7 +71,7 @@ def topics_create(state: StateOption = None, kafka: KafkaOption = None) -> None:
 
 
 def topics_describe(state: StateOption = None, kafka: KafkaOption = None, as_json: JsonOption = False) -> None:
-    """Show every topic: partitions, replicas, what is on it."""
+    """Show every topic: partitions, replicas, contents."""
     settings = settings_of(state, kafka)
 
     async def describe() -> Any:
@@ -98,8 +98,8 @@ def config_show(
 ) -> None:
     """Print every setting, its value and where it comes from, in the form of a settings file.
 
-    Flags come before the environment (SENSORIUM_STATE, SENSORIUM_WINDOW__SIZE_MS, ...), the environment before the
-    file (sensorium.toml here, or what SENSORIUM_CONFIG names), the file before the defaults.
+    Options override the environment (SENSORIUM_STATE, SENSORIUM_WINDOW__SIZE_MS, ...), the environment overrides the
+    file (./sensorium.toml, or the file that SENSORIUM_CONFIG names), the file overrides the defaults.
     """
     from streams.settings_report import as_toml, settings_in_force
 
@@ -116,7 +116,7 @@ def config_show(
 def config_check(state: StateOption = None, kafka: KafkaOption = None, store: StoreOption = None) -> None:
     """Check the settings without starting anything.
 
-    Each by itself, then whether they can be used together, with what mends them.
+    Each by itself, then all together; every error names its remedy.
     """
     settings = settings_of(state, kafka, store)
     from streams.settings_report import check, check_names
@@ -129,9 +129,9 @@ def config_check(state: StateOption = None, kafka: KafkaOption = None, store: St
 def doctor(
     state: StateOption = None, kafka: KafkaOption = None, store: StoreOption = None, as_json: JsonOption = False
 ) -> None:
-    """Check everything the service needs, part by part, and say what mends what is wrong.
+    """Check everything the service needs, part by part, with a remedy for each error.
 
-    The exit status is 1 where something is wrong; a warning is about something that is not there yet.
+    The exit status is 1 if there is an error. A warning is about something that is not there yet.
     """
     settings = settings_of(state, kafka, store)
     from streams.serving.doctor import examine

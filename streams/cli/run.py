@@ -1,4 +1,4 @@
-"""Commands that run something until told to stop: demo, up, worker, broker."""
+"""Commands that run until they are stopped: demo, up, worker, broker."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
         epilog=examples("sensorium demo", "sensorium demo --streams 3 --seconds 120", "sensorium demo --state kept"),
     )(demo)
     app.command(
-        short_help="Run Kafka, the store and a worker here.",
+        short_help="Run Kafka, the store and a worker in one process.",
         epilog=examples("sensorium up", "sensorium up --state /var/lib/sensorium"),
     )(up)
     app.command(
@@ -42,19 +42,17 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    seconds: Annotated[float | None, typer.Option(metavar="S", help="Stop by itself after this long.", min=1)] = None,
-    streams: Annotated[
-        int, typer.Option(min=1, max=6, metavar="N", help="How many machines the simulated plant has.")
-    ] = 6,
+    seconds: Annotated[float | None, typer.Option(metavar="S", help="Stop after S seconds.", min=1)] = None,
+    streams: Annotated[int, typer.Option(min=1, max=6, metavar="N", help="Number of simulated machines.")] = 6,
     state: Annotated[
         Path | None,
-        typer.Option("--state", metavar="DIR", help="Keep the data here; default: a folder removed at the end."),
+        typer.Option("--state", metavar="DIR", help="Keep the data in this folder; default: a temporary one."),
     ] = None,
 ) -> None:
     """Kafka, a worker and a simulated plant, with a live table of streams, scores and incidents. Ctrl-C stops.
 
-    Leaves nothing behind, unless --state says where to keep it. While it runs, the other commands can be tried in
-    a second terminal, with the --state that is shown below the table.
+    All data is removed at the end, unless --state names a folder for it. While the demo runs, try the other commands
+    in a second terminal, with the --state that is shown below the table.
     """
     started = time.monotonic()
     from streams.cli.demo import run_demo
@@ -65,8 +63,8 @@ def demo(
 def up(state: StateOption = None, kafka: KafkaOption = None, store: StoreOption = None) -> None:
     """Run everything on this machine: Kafka (unless --kafka names one), topics and a worker. Ctrl-C stops.
 
-    Data is kept in the state folder, and the next start goes on from there. While it runs, the other commands
-    (search, streams, incidents, ...) ask it.
+    Data is kept in the state folder, and the next start continues from there. While it runs, the other commands
+    (search, streams, incidents, ...) get their answers from it.
     """
     settings = settings_of(state, kafka, store, service=True)
 
@@ -77,7 +75,7 @@ def up(state: StateOption = None, kafka: KafkaOption = None, store: StoreOption 
             async with unless_stopped(running_service(settings, stop), stop) as service:
                 say(f"Kafka   {service.bootstrap}")
                 say(f"store   {settings.store_url}")
-                say(f"API     {service.url}  (/healthz /readyz /metrics, and read-only questions under /v1)")
+                say(f"API     {service.url}  (/healthz /readyz /metrics, and read-only queries under /v1)")
                 say(f"model   {service.worker.model.version}")
                 say("ready; Ctrl-C stops")
                 await stop.wait()
@@ -88,8 +86,8 @@ def up(state: StateOption = None, kafka: KafkaOption = None, store: StoreOption 
 def worker(state: StateOption = None, kafka: KafkaOption = None, store: StoreOption = None) -> None:
     """Run one worker of a group on an existing Kafka: it takes its share of the partitions. Ctrl-C stops.
 
-    Several workers of one group need a store that they can share: a Qdrant server. The state folder holds what is
-    this worker's own (its address), so workers on one machine need one each.
+    Several workers of one group need a shared store: a Qdrant server. The state folder holds the address of this
+    worker, so each worker on a machine needs its own.
     """
     settings = settings_of(state, kafka, store, service=True)
 
@@ -109,14 +107,14 @@ def worker(state: StateOption = None, kafka: KafkaOption = None, store: StoreOpt
 def broker(
     state: StateOption = None,
     port: Annotated[
-        int | None, typer.Option(min=1, max=65535, metavar="N", help="Port; default: a free one, then kept.")
+        int | None, typer.Option(min=1, max=65535, metavar="N", help="Port; default: a free one, then always the same.")
     ] = None,
-    fetch_only: Annotated[bool, typer.Option("--fetch-only", help="Fetch and check Kafka's jars only.")] = False,
+    fetch_only: Annotated[bool, typer.Option("--fetch-only", help="Only download and verify Kafka's jars.")] = False,
 ) -> None:
-    """Run the embedded Apache Kafka in the foreground, for workers of their own. Ctrl-C stops."""
+    """Run the embedded Apache Kafka in the foreground, without a worker. Ctrl-C stops."""
     settings = settings_of(state, broker_port=port)
     if settings.kafka is not None and not fetch_only:
-        raise CommandError(f"the settings name a Kafka already ({settings.kafka}); unset it to run the embedded one")
+        raise CommandError(f"the settings name a Kafka cluster ({settings.kafka}); unset it to run the embedded one")
     from streams.kafka import embedded as kafka
 
     if fetch_only:

@@ -1,1 +1,1 @@
-"""Bytes to events: envelope, codecs, audio decoding, dead letters, topic names. No Kafka client."""
+"""Record bytes to events: envelope, codecs, audio decoding, dead letters, topic names. No Kafka client."""

@@ -47,7 +47,7 @@ _EpochMs = Annotated[int, Meta(ge=MIN_MS, le=MAX_MS)]
 _Value = Annotated[float, Meta(ge=-MAX_VALUE, le=MAX_VALUE)]
 
 
-class _Row(msgspec.Struct, gc=False):
+class _ReadingRow(msgspec.Struct, gc=False):
     """A reading as sent; unknown fields are ignored."""
 
     values: Annotated[dict[_Name, _Value | None], Meta(min_length=1, max_length=MAX_CHANNELS)]
@@ -62,8 +62,8 @@ class _CaptionRow(msgspec.Struct, gc=False):
     lang: Annotated[str, Meta(max_length=64)] | None = None
 
 
-_decode_row = msgspec.json.Decoder(_Row).decode
-_decode_rows = msgspec.json.Decoder(Annotated[list[_Row], Meta(min_length=1)]).decode
+_decode_row = msgspec.json.Decoder(_ReadingRow).decode
+_decode_rows = msgspec.json.Decoder(Annotated[list[_ReadingRow], Meta(min_length=1)]).decode
 _decode_caption_row = msgspec.json.Decoder(_CaptionRow).decode
 # RecursionError: nested deeper than the interpreter allows; UnicodeDecodeError: a string that is not UTF-8
 _REFUSED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -120,7 +120,7 @@ def decode_readings(value: bytes | None, headers: Headers, timestamp_ms: int | N
         return _decode_slowly(value, headers, timestamp_ms, str(refusal))
 
 
-def _reading(row: _Row, headers: Headers, timestamp_ms: int | None) -> Reading:
+def _reading(row: _ReadingRow, headers: Headers, timestamp_ms: int | None) -> Reading:
     time, values, units = row.time, row.values, row.units
     if not _valid_names.issuperset(values):
         _check_names(values, Reason.BAD_SCHEMA, "channel")

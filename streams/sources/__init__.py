@@ -1,1 +1,1 @@
-"""What feeds the input topics: recordings, replay, simulator, training windows."""
+"""Sources of events: recordings and their replay, the simulated plant, training windows."""

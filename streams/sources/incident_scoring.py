@@ -1,4 +1,4 @@
-"""Incidents beside what is known to have happened. Pure.
+"""Scores incidents against labelled faults. Pure.
 
 An incident [onset or opening, closing or end) matches a label of its stream when it overlaps [start, end + 60 s): an
 incident may outlast its cause. A label is found when at least one incident matches it, with the delay from its start
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
     from streams.sources.recording import Label
 
-_AFTER_MS = 60_000
+_AFTER_MS = 60_000  # an incident may begin so long after the end of its label
 
 
 @dataclass(frozen=True, slots=True)
 class IncidentSpan:
-    """When an incident was; `closed_ms` None: it never closed."""
+    """Begin and end of an incident (epoch ms); `closed_ms` None: still open."""
 
     id: str
     stream: str
@@ -33,7 +33,7 @@ class IncidentSpan:
 
 @dataclass(frozen=True, slots=True)
 class KindScore:
-    """Labels of one kind."""
+    """Labels of one kind: how many, how many found, and the delay of each found one."""
 
     total: int
     found: int
@@ -41,6 +41,7 @@ class KindScore:
 
     @property
     def median_delay_s(self) -> float | None:
+        """Median delay in seconds; None where nothing was found."""
         return round(median(self.delays_s), 3) if self.delays_s else None
 
     def to_json(self) -> dict[str, Any]:
@@ -50,7 +51,7 @@ class KindScore:
 
 @dataclass(frozen=True, slots=True)
 class LabelScore:
-    """All labels, and by kind. `false`: ids of incidents that match no label."""
+    """Scores over all labels and by kind. `false`: ids of incidents that match no label."""
 
     all: KindScore
     false: tuple[str, ...]
@@ -70,7 +71,7 @@ class LabelScore:
 
 
 def score_incidents(labels: Sequence[Label], incidents: Sequence[IncidentSpan]) -> LabelScore:
-    """What was found, missed and false; see the module for the rule."""
+    """Labels found and missed, and false incidents, by the rule of this module."""
     matched: set[str] = set()
     delays: dict[str, list[float]] = {label.kind: [] for label in labels}
     for label in labels:
@@ -89,20 +90,20 @@ def score_incidents(labels: Sequence[Label], incidents: Sequence[IncidentSpan]) 
 
 
 def _overlap(incident: IncidentSpan, label: Label) -> bool:
-    begins = incident.opened_ms if incident.onset_ms is None else incident.onset_ms
-    still = incident.closed_ms is None or incident.closed_ms > label.start_ms
-    return begins < label.end_ms + _AFTER_MS and still
+    begins_ms = incident.opened_ms if incident.onset_ms is None else incident.onset_ms
+    open_at_start = incident.closed_ms is None or incident.closed_ms > label.start_ms
+    return begins_ms < label.end_ms + _AFTER_MS and open_at_start
 
 
 def label_table(score: LabelScore | dict[str, Any]) -> Table:
-    """A table for people, from a score or from its JSON."""
+    """A table for the terminal, from a score or from its JSON."""
     from rich.table import Table
 
-    told = score.to_json() if isinstance(score, LabelScore) else score
+    rows = score.to_json() if isinstance(score, LabelScore) else score
     table = Table("labels", "total", "found", "missed", "median delay", box=None)
-    for kind, row in [*sorted(told["by_kind"].items()), ("together", told)]:
+    for kind, row in [*sorted(rows["by_kind"].items()), ("together", rows)]:
         delay = row["median_delay_s"]
         shown = "-" if delay is None else f"{delay:.0f} s"
         table.add_row(kind, str(row["total"]), str(row["found"]), str(row["missed"]), shown)
-    table.caption = f"{told['false']} incidents match no label"
+    table.caption = f"{rows['false']} incidents match no label"
     return table

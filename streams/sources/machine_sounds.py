@@ -1,4 +1,4 @@
-"""What the machines of the simulated plant sound like, as WAV bytes."""
+"""The sounds of the simulated machines, normal and faulty, as WAV bytes."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from numpy.typing import NDArray
 
 _RATE_HZ = 16_000
 _CLIP_S = 2.0
-_HISS = 0.02  # of a sound's full scale
+_HISS = 0.02  # share of full scale
 
 
 @dataclass(frozen=True, slots=True)
-class Sound:
-    """Samples (n,) in -1..1, and the same as a WAV file: encoded once, played often."""
+class MachineSound:
+    """Samples, shape (n,), in -1..1 at 16 kHz, and the same as a WAV file: encoded once, used often."""
 
     samples: NDArray[np.float64]
     wav: bytes
 
     def noisier(self, times: float, rng: np.random.Generator) -> bytes:
-        """A WAV file of it with `times` (from 1) as much hiss, drawn anew."""
+        """A WAV file of the sound with `times` (at least 1) the hiss, newly drawn."""
         more = _HISS * math.sqrt(times**2 - 1)  # variances add up
         return _wav(self.samples + more * rng.standard_normal(len(self.samples)))
 
 
-def machine_sound(hum_hz: float, fault: str | None, rng: np.random.Generator) -> Sound:
-    """Hum with harmonics and hiss; with one of `FAULTS`, what that sounds like on top of a weaker hum."""
+def machine_sound(hum_hz: float, fault: str | None, rng: np.random.Generator) -> MachineSound:
+    """Two seconds of hum with harmonics and hiss; `fault`, one of `FAULTS`, adds its sound to a weaker hum."""
     n = int(_CLIP_S * _RATE_HZ)
     t = np.arange(n) / _RATE_HZ
     hum = np.zeros(n)
@@ -41,7 +41,7 @@ def machine_sound(hum_hz: float, fault: str | None, rng: np.random.Generator) ->
     if fault is not None:
         sound = 0.4 * sound + FAULTS[fault](t, noise, rng)
     samples = np.asarray(0.9 * sound / max(1.0, float(np.abs(sound).max())))
-    return Sound(samples, _wav(samples))
+    return MachineSound(samples, _wav(samples))
 
 
 def _grinding(t: NDArray[np.float64], noise: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:

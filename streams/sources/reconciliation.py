@@ -1,7 +1,8 @@
-"""The account of a replay: what became of every event that was produced. Pure.
+"""The report of a replay: what became of every event that was produced. Pure.
 
-Each window tells how many events it is the home of, so that the sum over windows counts every event once, however
-often a window was told; letters are told apart by where their record came from.
+A window counts the events whose last window it is, so that a sum over windows counts every event once; a window that
+is published again replaces its earlier record. Dead letters and late events are identified by the origin of their
+record (topic, partition, offset).
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ _Origin = tuple[str, int, int]
 
 
 @dataclass(slots=True)
-class Account:
-    """Fed with everything that came back; `produced` is counted by whoever sends."""
+class ReplayReport:
+    """Counts the records of the output topics; `produced` is set by the sender."""
 
     produced: int = 0
     seconds: float = 0.0
-    since: Mapping[tuple[str, int], int] = field(default_factory=dict)  # first offset of ours, by topic and partition
-    _before: dict[str, tuple[int, int]] = field(default_factory=dict)
+    since: Mapping[tuple[str, int], int] = field(default_factory=dict)  # first offset of this replay by partition
+    _baseline: dict[str, tuple[int, int]] = field(default_factory=dict)
     _windows: dict[str, WindowRecord] = field(default_factory=dict)
     _dead: dict[_Origin, int] = field(default_factory=dict)
     _late: dict[_Origin, int] = field(default_factory=dict)
@@ -35,19 +36,19 @@ class Account:
     _windowed: int = 0
     _duplicate: int = 0
 
-    def window_before(self, window: WindowRecord) -> None:
-        """What a window held before this replay: of that nothing is counted."""
-        self._before[window.id] = (sum(window.events.values()), window.duplicates)
+    def add_baseline(self, window: WindowRecord) -> None:
+        """A window as it was before this replay: its events are not counted."""
+        self._baseline[window.id] = (sum(window.events.values()), window.duplicates)
 
-    def window(self, window: WindowRecord) -> None:
-        """The last word on a window is the last record of its highest revision."""
-        before = self._windows.get(window.id)
-        if before is not None:
-            if before.revision > window.revision:
+    def add_window(self, window: WindowRecord) -> None:
+        """A window record; the last one of the highest revision counts."""
+        earlier = self._windows.get(window.id)
+        if earlier is not None:
+            if earlier.revision > window.revision:
                 return
-            self._count(before, -1)
+            self._count(earlier, -1)
         else:
-            windowed, duplicate = self._before.get(window.id, (0, 0))
+            windowed, duplicate = self._baseline.get(window.id, (0, 0))
             self._windowed -= windowed
             self._duplicate -= duplicate
         self._windows[window.id] = window
@@ -57,41 +58,44 @@ class Account:
         self._windowed += sign * sum(window.events.values())
         self._duplicate += sign * window.duplicates
 
-    def letter(self, record: RawRecord, *, late: bool) -> None:
-        """A dead letter is one record that was refused as a whole; a late one says how many events it is about."""
+    def add_dead_letter(self, record: RawRecord, *, late: bool) -> None:
+        """A record of `dead-letters`, or with `late` of `late-events`. Raises `ValueError` if it is neither."""
         letter = parse_letter(record)
         if letter.offset < self.since.get((letter.topic, letter.partition), 0):
             return
         (self._late if late else self._dead)[letter.origin] = letter.events
 
-    def incident(self, step: IncidentEvent) -> None:
-        """One step; the same step told twice counts once."""
+    def add_incident_step(self, step: IncidentEvent) -> None:
+        """A step of an incident; repeats count once."""
         self._steps.setdefault(step.id, {})[step.sequence] = step
 
     @property
-    def heard(self) -> bool:
-        """Whether anything has come back at all."""
+    def has_results(self) -> bool:
+        """Whether any record of this replay has come back."""
         return bool(self._windows or self._dead or self._late)
 
     @property
     def windows(self) -> int:
-        """Distinct windows heard of."""
+        """Number of distinct windows."""
         return len(self._windows)
 
     @property
     def accounted(self) -> int:
+        """Events that have come back: windowed, duplicate, dead or late."""
         return self._windowed + self._duplicate + sum(self._dead.values()) + sum(self._late.values())
 
     @property
     def missing(self) -> int:
+        """Events produced that have not come back; negative where more came back."""
         return self.produced - self.accounted
 
     @property
     def balanced(self) -> bool:
+        """Whether every produced event has come back, and no other."""
         return self.missing == 0
 
     def spans(self) -> list[IncidentSpan]:
-        """When each incident was."""
+        """Begin and end of each incident, in the order of opening."""
         spans = []
         for id, steps in self._steps.items():
             ordered = [steps[n] for n in sorted(steps)]
@@ -100,7 +104,7 @@ class Account:
         return sorted(spans, key=lambda span: (span.opened_ms, span.id))
 
     def to_json(self, labels: Sequence[Label] = ()) -> dict[str, Any]:
-        """The report that `sensorium replay --report` writes."""
+        """The report as `sensorium replay --report` writes it."""
         report: dict[str, Any] = {
             "events": {
                 "produced": self.produced,

@@ -5,9 +5,9 @@
     captions.csv           time,stream,text
     labels.csv             stream,start,end,kind,modalities   (optional, for scoring only)
 
-Times are RFC 3339 or epoch ms. A cell that is no number and a time that is none are sent as they are: the service says
-what is wrong with them, in `dead-letters`. Files are opened in turn and read in blocks, so that several hundred streams
-hold neither several hundred files open nor much memory.
+Times are RFC 3339 or epoch ms. Cells that are not numbers and times that are not times are sent as they are: the
+service rejects them into `dead-letters` with a reason. Files are read block by block and closed in between, so that
+several hundred streams need neither as many open files nor much memory.
 """
 
 from __future__ import annotations
@@ -18,30 +18,29 @@ import heapq
 import math
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-import numpy as np
 
 from streams.errors import DataError
 
 _CLAIM_BYTES = 524_288  # above this a clip travels as a claim check
-_CACHE_BYTES = 33_554_432  # of clips, for recordings that use one many times
+_CACHE_BYTES = 33_554_432  # of clips kept, for recordings that use one clip many times
 _BLOCK_BYTES = 65_536  # read from a file at a time
-_LOOK_AHEAD = 1024  # rows of one sensor file that may be out of order
-_SORTED_BYTES = 67_108_864  # an audio.csv or captions.csv up to this size is sorted whole, if it is out of order
-_FIELD_BYTES = 16_777_216  # longest cell: whether a caption is too long is for the service to say
+_LOOK_AHEAD = 1024  # rows by which a sensor file may be out of order
+_SORTED_BYTES = 67_108_864  # an audio.csv or captions.csv out of order is sorted as a whole up to this size
+_FIELD_BYTES = 16_777_216  # longest cell; the limit on captions is the service's
 _CONTENT_TYPES = {".wav": "audio/wav", ".flac": "audio/flac", ".ogg": "audio/ogg", ".oga": "audio/ogg"}
 _JSON = ("content-type", b"application/json")
 _encode = msgspec.json.Encoder().encode
 
 
 class RecordingError(DataError):
-    """A folder that is no recording; names file and line, and what would mend it."""
+    """A folder that is not a valid recording; the message names file, line and the remedy."""
 
 
 class Message(NamedTuple):
@@ -56,7 +55,7 @@ class Message(NamedTuple):
 
 
 class Label(NamedTuple):
-    """Something that happened, for scoring: start <= t < end."""
+    """A known fault, for scoring: start <= t < end (epoch ms)."""
 
     stream: str
     start_ms: int
@@ -66,12 +65,12 @@ class Label(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """A row with its place in the order: event time, then file, then line."""
+    """A row with its sort key: event time, then file, then line."""
 
     order_ms: int
     source: int
     line: int
-    time: int | str  # epoch ms, or the text that is no time
+    time: int | str  # epoch ms, or the invalid text
     cells: list[str]
 
 
@@ -91,7 +90,7 @@ def time_ms_of(text: str) -> int:
     """Epoch ms of an RFC 3339 string or of digits. Raises `ValueError`."""
     if text.isdecimal():
         if len(text) > 18:
-            raise ValueError(f"{text[:40]} is no time: too many digits")
+            raise ValueError(f"{text[:40]} is not a time: too many digits")
         return int(text)
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
@@ -100,7 +99,7 @@ def time_ms_of(text: str) -> int:
 
 
 class Recording:
-    """A recording folder. Raises `RecordingError` when it is none."""
+    """A recording folder. Raises `RecordingError` if it is not one, or is empty."""
 
     streams: list[str]
     start_ms: int  # time of the first event
@@ -112,7 +111,7 @@ class Recording:
             raise RecordingError(f"{folder} is not a folder; make a recording with: sensorium simulate --out {folder}")
         self._files = list(self._open())
         if not self._files:
-            raise RecordingError(f"{folder} holds no sensors/*.csv, no audio.csv and no captions.csv: not a recording")
+            raise RecordingError(f"{folder} has no sensors/*.csv, audio.csv or captions.csv: not a recording")
         self._clips = _ClipCache()
         self._survey()
 
@@ -127,7 +126,7 @@ class Recording:
                 yield _File(modality, self.folder / name, _checked_header(self.folder / name, columns))
 
     def _survey(self) -> None:
-        """One pass over all rows: events are counted, the span of time found, files that are out of order marked."""
+        """One pass over all rows: counts events, finds streams and time range, marks files that are out of order."""
         streams: set[str] = set()
         found: set[str] = set()
         self._counts = {"sensor": 0, "audio": 0, "caption": 0}
@@ -153,7 +152,9 @@ class Recording:
                     file.in_order = False
                 before = at
         if first is None or last is None:
-            raise RecordingError(f"{self.folder} holds no event with a time; see `time` in its CSV files")
+            raise RecordingError(
+                f"{self.folder} has no event with a valid time; check the column time in its CSV files"
+            )
         self.streams = sorted(streams)
         self.start_ms, self.end_ms = first, last + 1
 
@@ -171,21 +172,21 @@ class Recording:
         return dict(self._counts)
 
     def labels(self) -> list[Label]:
-        """What happened, or nothing where the recording does not say."""
+        """The labels of labels.csv; empty without one."""
         path = self.folder / "labels.csv"
         return read_labels(path) if path.is_file() else []
 
     def messages(self) -> Iterator[Message]:
         """All events in event-time order; ties in the order of file names, then of rows.
 
-        Sensor rows that are out of order by more than 1,024 places come late. A row without a time comes after the
+        Sensor rows that are out of order by more than 1,024 rows come late. A row without a valid time follows the
         row before it.
         """
-        build = {"sensor": _reading, "audio": self._clip, "caption": _caption}
-        makers = [(build[file.modality], file) for file in self._files]
+        builders = {"sensor": _reading, "audio": self._clip, "caption": _caption}
+        by_source = [(builders[file.modality], file) for file in self._files]
         for row in heapq.merge(*(self._ordered(n, file) for n, file in enumerate(self._files))):
-            make, file = makers[row.source]
-            yield make(file, row)
+            build, file = by_source[row.source]
+            yield build(file, row)
 
     def _ordered(self, source: int, file: _File) -> Iterator[_Row]:
         rows = self._timed(source, file)
@@ -221,17 +222,18 @@ class Recording:
 
 
 class _ClipCache:
-    """Encoded clips, least recently used out first; of one above the claim-check size only the SHA-256 is kept."""
+    """Encoded clips, least recently used evicted first; of clips above the claim-check size only the SHA-256."""
 
     def __init__(self) -> None:
-        self._held: OrderedDict[Path, tuple[bytes | None, str]] = OrderedDict()
+        self._entries: OrderedDict[Path, tuple[bytes | None, str]] = OrderedDict()
         self._bytes = 0
 
     def read(self, path: Path) -> tuple[bytes | None, str]:
-        held = self._held.get(path)
-        if held is not None:
-            self._held.move_to_end(path)
-            return held
+        """Encoded bytes and "", or None and the SHA-256 (hex) of a clip that travels as a claim check."""
+        cached = self._entries.get(path)
+        if cached is not None:
+            self._entries.move_to_end(path)
+            return cached
         with path.open("rb") as file:
             encoded: bytes | None = file.read(_CLAIM_BYTES + 1)
             assert encoded is not None
@@ -239,16 +241,16 @@ class _ClipCache:
                 file.seek(0)
                 encoded, digest = None, hashlib.file_digest(file, "sha256").hexdigest()
             else:
-                digest = ""  # only a claim check names it
-        self._held[path] = encoded, digest
+                digest = ""  # only claim checks need it
+        self._entries[path] = encoded, digest
         self._bytes += len(encoded or b"")
         while self._bytes > _CACHE_BYTES:
-            self._bytes -= len(self._held.popitem(last=False)[1][0] or b"")
+            self._bytes -= len(self._entries.popitem(last=False)[1][0] or b"")
         return encoded, digest
 
 
 def read_labels(path: Path) -> list[Label]:
-    """Labels of a labels.csv. Raises `RecordingError`."""
+    """Labels of a labels.csv, in its order. Raises `RecordingError`."""
     if not path.is_file():
         raise RecordingError(f"{path} does not exist")
     labels = []
@@ -261,7 +263,7 @@ def read_labels(path: Path) -> list[Label]:
                 labels.append(Label(row["stream"], start, end, row["kind"], modalities))
         except (KeyError, ValueError, TypeError, AttributeError, csv.Error):
             where = f"{path}:{rows.line_num}"
-            raise RecordingError(f"{where}: needs stream,start,end,kind with RFC 3339 times, in UTF-8") from None
+            raise RecordingError(f"{where}: must have stream,start,end,kind with RFC 3339 times, in UTF-8") from None
     return labels
 
 
@@ -272,8 +274,8 @@ def _checked_header(path: Path, columns: list[str] | None) -> list[str]:
     if columns is None and (header[0] != "time" or len(header) < 2):
         raise RecordingError(f"{path}:1: the header must be time,<channel>,...")
     if columns is None and len(set(header)) < len(header):
-        twice = next(name for n, name in enumerate(header) if name in header[:n])
-        raise RecordingError(f"{path}:1: there are two columns {twice}; give each channel a name of its own")
+        repeated = next(name for n, name in enumerate(header) if name in header[:n])
+        raise RecordingError(f"{path}:1: there are two columns {repeated}; give each channel its own name")
     if columns is not None and header[: len(columns)] != columns:
         raise RecordingError(f"{path}:1: the header must be {','.join(columns)}")
     return header
@@ -287,7 +289,7 @@ def _rows(path: Path, skip: int = 1) -> Iterator[tuple[int, list[str]]]:
         with path.open("rb") as file:
             file.seek(position)
             block = file.readlines(_BLOCK_BYTES)
-            if b"".join(block).count(b'"') % 2:  # ends inside a quoted cell, which may hold line ends
+            if b"".join(block).count(b'"') % 2:  # ends inside a quoted cell, which may contain line ends
                 for more in file:
                     block.append(more)
                     if more.count(b'"') % 2:
@@ -318,7 +320,7 @@ def _decoded(path: Path, line: int, block: list[bytes]) -> Iterator[str]:
 
 
 def _looking_ahead(rows: Iterator[_Row]) -> Iterator[_Row]:
-    """Sort rows that are out of order by up to `_LOOK_AHEAD` places."""
+    """Sort rows that are out of order by up to `_LOOK_AHEAD` rows."""
     heap: list[_Row] = []
     for row in rows:
         if len(heap) < _LOOK_AHEAD:
@@ -331,7 +333,7 @@ def _looking_ahead(rows: Iterator[_Row]) -> Iterator[_Row]:
 
 def _reading(file: _File, row: _Row) -> Message:
     key, cells = os.fsencode(file.path.stem), row.cells
-    if len(cells) > len(file.header):  # no channel for the last cells: this is for the service to refuse
+    if len(cells) > len(file.header):  # cells without a channel: sent as they are, for the service to reject
         return Message(row.order_ms, "sensor-readings", key, ",".join(cells).encode(), [])
     cells = cells + [""] * (len(file.header) - len(cells))
     values: list[Any]
@@ -357,36 +359,5 @@ def _number(cell: str) -> float | str | None:
 
 def _caption(_: _File, row: _Row) -> Message:
     stream = row.cells[1] if len(row.cells) > 1 else ""
-    text = ",".join(row.cells[2:])  # a comma that should have been quoted is still a comma
+    text = ",".join(row.cells[2:])  # an unquoted comma is part of the text
     return Message(row.order_ms, "captions", stream.encode(), _encode({"time": row.time, "text": text}), [])
-
-
-def shuffled(messages: Iterable[Message], bound_ms: int, seed: int) -> Iterator[Message]:
-    """Messages (in event-time order) out of order by less than `bound_ms` of event time."""
-    rng = np.random.default_rng(seed)
-    heap: list[tuple[int, int, Message]] = []
-    for n, message in enumerate(messages):
-        heapq.heappush(heap, (message.time_ms + int(rng.integers(max(1, bound_ms))), n, message))
-        while heap and heap[0][0] <= message.time_ms:
-            yield heapq.heappop(heap)[2]
-    while heap:
-        yield heapq.heappop(heap)[2]
-
-
-def duplicated(messages: Iterable[Message], share: float, seed: int) -> Iterator[Message]:
-    """Messages of which a share comes twice: again within 20 messages, and before a second of event time has passed."""
-    rng = np.random.default_rng(seed)
-    later: list[tuple[int, Message]] = []
-    for n, message in enumerate(messages):
-        soon = message.time_ms - 1000
-        waiting = []
-        for due, repeat in later:
-            if due <= n or repeat.time_ms <= soon:
-                yield repeat
-            else:
-                waiting.append((due, repeat))
-        later = waiting
-        yield message
-        if rng.random() < share:
-            later.append((n + int(rng.integers(1, 20)), message))
-    yield from (repeat for _, repeat in later)

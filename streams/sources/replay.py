@@ -1,4 +1,7 @@
-"""`sensorium replay`: play a recording into Kafka in event-time order, and account for every event of it."""
+"""`sensorium replay`: sends a recording to Kafka in event-time order and accounts for every event of it.
+
+Event time is in the messages; the record timestamp is the time of sending, which the client sets (CreateTime).
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from aiokafka.errors import KafkaError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from streams.errors import DependencyError
 from streams.events.envelope import format_ms
 from streams.events.topics import INPUTS
 from streams.events.types import CloudEvent, IncidentEvent, WindowRecord
@@ -23,64 +27,69 @@ from streams.kafka.admin import check_topics, describe_topics
 from streams.kafka.clients import new_producer, open_admin
 from streams.kafka.reader import end_offsets, follow, raw_record, read_all
 from streams.settings import Settings
-from streams.sources.reconciliation import Account
+from streams.sources.reconciliation import ReplayReport
 from streams.sources.recording import Message, Recording
 
 _OUTPUTS = ("windows", "incidents", "dead-letters", "late-events")
-_UNSENT_AT_ONCE = 5_000
-_QUIET_S = 2.0  # nothing new for this long once everything is accounted for
-_HINT_S = 15.0
+_MAX_UNACKNOWLEDGED = 5_000
+_QUIET_S = 2.0  # without new output once everything is accounted for: the replay is complete
+_HINT_S = 15.0  # without any output: look whether a worker runs
+
+
+class ReplayStalled(DependencyError):
+    """No worker has published anything for too long."""
 
 
 @dataclass(slots=True)
 class Replay:
-    """One replay: what was sent, what came back."""
+    """One replay: what was sent, and what came back of it."""
 
     settings: Settings
     bootstrap: str
     recording: Recording
-    speed: float | None = None  # event seconds per second; None: as fast as it goes
-    account: Account = field(default_factory=Account)
-    sent_time_ms: int | None = None
-    heard_at: float = field(default_factory=time.monotonic)
-    newest_window_ms: int | None = None
+    speed: float | None = None  # event seconds per second; None: as fast as possible
+    account: ReplayReport = field(default_factory=ReplayReport)
+    sent_time_ms: int | None = None  # event time of the last message
+    last_output_at: float = field(default_factory=time.monotonic)  # monotonic seconds
+    newest_window_ms: int | None = None  # end of the newest window
 
     async def run(self, console: Console, *, give_up_s: float = 300.0) -> dict[str, Any]:
-        """Send everything, wait until every event is accounted for; returns the account as JSON.
+        """Send everything, wait until every event is accounted for; returns the report as JSON.
 
-        Raises `TimeoutError` when nothing has come back for `give_up_s`.
+        Raises `ReplayStalled` when nothing has come back for `give_up_s` seconds, `KafkaUnreachable`, `TopicsError` and
+        `RecordingError`.
         """
         started = time.monotonic()
         check_topics(await describe_topics(self.settings, self.bootstrap))
         total = sum(self.recording.counts().values())
-        start = await self._look_back()
+        start = await self._take_baseline()
         stop = asyncio.Event()
-        listener = asyncio.create_task(self._listen(start, stop))
+        reader = asyncio.create_task(self._read_outputs(start, stop))
         try:
             with _progress(console) as progress:
                 bar = progress.add_task("replay", total=total, time="", lag="")
                 shown = asyncio.create_task(self._show(progress, bar))
                 try:
                     await self._send()
-                    self.heard_at = time.monotonic()
-                    await self._settle(console, give_up_s, listener)
+                    self.last_output_at = time.monotonic()
+                    await self._wait_for_results(console, give_up_s, reader)
                 finally:
                     shown.cancel()
                 self._draw(progress, bar)
         finally:
             stop.set()
-            await asyncio.gather(listener, return_exceptions=True)
-        self.account.seconds = round(self.heard_at - started, 3)
+            await asyncio.gather(reader, return_exceptions=True)
+        self.account.seconds = round(self.last_output_at - started, 3)
         return self.account.to_json(self.recording.labels())
 
-    async def _look_back(self) -> dict[Any, int]:
-        """Take note of what other replays have left; returns where the outputs end now."""
+    async def _take_baseline(self) -> dict[Any, int]:
+        """Note what is in the topics already; returns where the outputs end now."""
         settings, bootstrap = self.settings, self.bootstrap
         inputs = await end_offsets(settings, bootstrap, [settings.topic(name) for name in INPUTS])
         self.account.since = {(tp.topic, tp.partition): offset for tp, offset in inputs.items()}
         names = [settings.topic(name) for name in _OUTPUTS]
         ends = await end_offsets(settings, bootstrap, names)
-        if any(inputs.values()):  # the last of them may still be worked on
+        if any(inputs.values()):  # the last of them may still be in work
             while True:
                 await asyncio.sleep(_QUIET_S)
                 before, ends = ends, await end_offsets(settings, bootstrap, names)
@@ -88,7 +97,7 @@ class Replay:
                     break
         if any(ends.values()):
             async for record in read_all(settings, bootstrap, [settings.topic("windows")], ends):
-                self.account.window_before(msgspec.json.decode(record.value, type=WindowRecord))
+                self.account.add_baseline(msgspec.json.decode(record.value, type=WindowRecord))
         return ends
 
     # -- sending -------------------------------------------------------------------------------------------------
@@ -119,46 +128,46 @@ class Replay:
                 await asyncio.sleep(0)
             yield message
 
-    # -- listening -----------------------------------------------------------------------------------------------
+    # -- outputs -------------------------------------------------------------------------------------------------
 
-    async def _listen(self, start: dict[Any, int], stop: asyncio.Event) -> None:
+    async def _read_outputs(self, start: dict[Any, int], stop: asyncio.Event) -> None:
         async for records in follow(self.settings, self.bootstrap, start, stop):
-            self.heard_at = time.monotonic()
+            self.last_output_at = time.monotonic()
             for record in records:
-                self._take(record)
+                self._count(record)
 
-    def _take(self, record: ConsumerRecord) -> None:
+    def _count(self, record: ConsumerRecord) -> None:
         name = record.topic.removeprefix(self.settings.topic_prefix)
         if name == "windows":
             window = msgspec.json.decode(record.value, type=WindowRecord)
             self.newest_window_ms = max(window.end_ms, self.newest_window_ms or window.end_ms)
-            self.account.window(window)
+            self.account.add_window(window)
         elif name == "incidents":
             event = msgspec.json.decode(record.value, type=CloudEvent)
             if event.type.startswith("sensorium.incident."):
-                self.account.incident(msgspec.convert(event.data, IncidentEvent))
+                self.account.add_incident_step(msgspec.convert(event.data, IncidentEvent))
         else:
-            self.account.letter(raw_record(record), late=name == "late-events")
+            self.account.add_dead_letter(raw_record(record), late=name == "late-events")
 
-    async def _settle(self, console: Console, give_up_s: float, listener: asyncio.Task[None]) -> None:
-        """Until every event is accounted for, and nothing more has come for a moment."""
+    async def _wait_for_results(self, console: Console, give_up_s: float, reader: asyncio.Task[None]) -> None:
+        """Until every event is accounted for, and nothing more has come for `_QUIET_S`."""
         hinted = False
         while True:
-            if listener.done():
-                listener.result()
-            quiet_s = time.monotonic() - self.heard_at
+            if reader.done():
+                reader.result()
+            quiet_s = time.monotonic() - self.last_output_at
             if self.account.missing <= 0 and quiet_s >= _QUIET_S:
                 if self.account.missing:
-                    more = -self.account.missing
-                    why = "somebody else sends as well, or what was sent earlier had not been worked on"
-                    console.print(f"{more} events more came back than were sent: {why}", soft_wrap=True)
+                    extra = -self.account.missing
+                    why = "another producer is sending, or events sent earlier were still in work"
+                    console.print(f"{extra} more events came back than were sent: {why}", soft_wrap=True)
                 return
             if quiet_s > give_up_s:
-                raise TimeoutError(
+                raise ReplayStalled(
                     f"nothing has come back for {give_up_s:.0f} s: {self.account.missing} events are not accounted "
-                    "for; look at the worker's log, and at: sensorium doctor"
+                    "for; see the worker's log, and: sensorium doctor"
                 )
-            if not hinted and quiet_s > _HINT_S and not self.account.heard:
+            if not hinted and quiet_s > _HINT_S and not self.account.has_results:
                 hinted = True
                 group = self.settings.topic_prefix + self.settings.group
                 if not await _members(self.settings, self.bootstrap, group):
@@ -201,7 +210,7 @@ async def _members(settings: Settings, bootstrap: str, group: str) -> int:
             for described in response.groups:
                 return len(described[5])
         return 0
-    except KafkaError:  # no group has ever met on this cluster, or its coordinator is just away
+    except KafkaError:  # the cluster has no group yet, or its coordinator is away
         return 0
     finally:
         await admin.close()
@@ -209,8 +218,11 @@ async def _members(settings: Settings, bootstrap: str, group: str) -> int:
 
 @contextlib.asynccontextmanager
 async def _bounded(producer: AIOKafkaProducer) -> AsyncIterator[Any]:
-    """A `send` that waits when too much is unacknowledged; every delivery has succeeded when the block is left."""
-    gate = asyncio.Semaphore(_UNSENT_AT_ONCE)
+    """A `send` that waits while too much is unacknowledged; at the end of the block every record is acknowledged.
+
+    Raises the error of the first delivery that failed.
+    """
+    gate = asyncio.Semaphore(_MAX_UNACKNOWLEDGED)
     failed: list[BaseException] = []
 
     async def send(topic: str, value: bytes, **options: Any) -> asyncio.Future[Any]:
@@ -228,7 +240,7 @@ async def _bounded(producer: AIOKafkaProducer) -> AsyncIterator[Any]:
         return sent
 
     yield send
-    for _ in range(_UNSENT_AT_ONCE):
+    for _ in range(_MAX_UNACKNOWLEDGED):
         await gate.acquire()
     if failed:
         raise failed[0]

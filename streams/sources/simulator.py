@@ -1,64 +1,61 @@
-"""A simulated plant: six machines with named channels, their sound, and what the shift writes about them.
+"""A simulated plant: machines with named channels, their sounds, and the notes of the shift about them.
 
-Deterministic: the same seed and times give the same bytes. Everything that costs is rendered once at the start, so
-that a plant runs at many times real time.
+Deterministic: the same seed and times give the same bytes. Sounds and noise are rendered once, so that a plant runs at
+many times real time.
 """
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.events.envelope import format_ms
-from streams.sources.machine_sounds import Sound, machine_sound
-from streams.sources.recording import Label, Message, RecordingError
+from streams.sources.machine_sounds import MachineSound, machine_sound
+from streams.sources.recording import Label, Message
 
 Kind = Literal["sensor", "audio", "caption", "all"]
 _CLIP_EVERY_MS = 10_000
 _NOTE_EVERY_MS = 20_000
-_VARIANTS = 8
-_MISTYPED = 0.01  # of the letters, for each time that a plant is noisier than a well-kept one
+_VARIANTS = 8  # sounds rendered per make, normal and faulty
+_MISTYPED = 0.01  # share of mistyped letters, times the noise above 1
 _JITTER_ROWS = (4093, 3989)  # coprime: the sum of two such loops repeats after half a year
-_JITTER_RHO = 0.8  # AR(1): how much of a second's deviation is left in the next one
+_JITTER_RHO = 0.8  # AR(1): share of a second's deviation that remains in the next one
 _encode = msgspec.json.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """One channel: level, swing of the load cycle, noise (all in `unit`), and what a fault adds."""
+    """One channel: level, swing of the load cycle, noise (all in `unit`), and the offset that a fault adds."""
 
     name: str
     unit: str
     level: float
     swing: float
     noise: float
-    fault: float
+    fault_offset: float
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One stream of the plant."""
+    """One machine, which is one stream; `cycle_s` is its load cycle."""
 
     stream: str
     hum_hz: float
     cycle_s: float
     channels: tuple[Channel, ...]
-    calm: tuple[str, ...]
-    odd: tuple[str, ...]
-    noise: str  # what its sound becomes in a fault
+    normal_notes: tuple[str, ...]
+    fault_notes: tuple[str, ...]
+    fault_sound: str  # a key of `machine_sounds.FAULTS`
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something that goes wrong with one machine, in its readings, its sound, what is said of it, or in all."""
+    """A fault of one machine over start <= t < end (epoch ms), in readings, sound, notes, or all of them."""
 
     stream: str
     start_ms: int
@@ -67,6 +64,7 @@ class Fault:
 
     @property
     def modalities(self) -> tuple[str, ...]:
+        """The modalities that the fault changes."""
         return ("sensor", "audio", "caption") if self.kind == "all" else (self.kind,)
 
 
@@ -162,12 +160,11 @@ MACHINES = (
 
 @dataclass(slots=True)
 class Plant:
-    """`streams` machines; times are epoch ms. Faults are given, or planned by `plan_faults`.
+    """`streams` machines; times are epoch ms. `plan_faults` makes a list of faults.
 
-    `noise`, from 1: how many times as noisy as a well-kept plant its readings and sounds are; above 1 there are
-    mistyped letters in its notes too.
+    `noise` (at least 1) multiplies the noise of readings and sounds; above 1, notes have mistyped letters too.
 
-    What happens in a second depends on the seed and on that second only, wherever a run of `messages` begins.
+    What happens in a second depends only on the seed and on that second, wherever a run of `messages` begins.
     """
 
     streams: int = len(MACHINES)
@@ -175,18 +172,18 @@ class Plant:
     faults: Sequence[Fault] = ()
     noise: float = 1.0
     machines: tuple[Machine, ...] = field(init=False)
-    _sounds: dict[tuple[int, bool], list[Sound]] = field(default_factory=dict)
+    _sounds: dict[tuple[int, bool], list[MachineSound]] = field(default_factory=dict)
     _loops: dict[int, list[NDArray[np.float64]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.machines = machines(self.streams)
 
     def labels(self) -> list[Label]:
-        """The faults, for scoring."""
+        """The faults as labels."""
         return [Label(f.stream, f.start_ms, f.end_ms, f.kind, f.modalities) for f in self.faults]
 
     def messages(self, from_ms: int, to_ms: int) -> Iterator[Message]:
-        """Everything with from <= time < to, in event-time order."""
+        """All messages with from <= time < to, in event-time order."""
         for second in range(from_ms // 1000, -(-to_ms // 1000)):
             batch = [m for n, machine in enumerate(self.machines) for m in self._second(n, machine, second)]
             batch = [message for message in batch if from_ms <= message.time_ms < to_ms]
@@ -201,32 +198,32 @@ class Plant:
         units = {channel.name: channel.unit for channel in machine.channels}
         value = _encode({"time": time_ms, "values": values, "units": units})
         yield Message(time_ms, "sensor-readings", key, value, [])
-        if (start_ms - 1_000 * (number % 7)) % _CLIP_EVERY_MS == 0:  # ends before the next ten seconds begin
-            bad = self._fault(machine, time_ms, "audio") is not None
-            variants = self._variants(number, machine, bad)
+        if (start_ms - 1_000 * (number % 7)) % _CLIP_EVERY_MS == 0:  # second 0 to 6 of each ten
+            faulty = self._fault(machine, time_ms, "audio") is not None
+            variants = self._variants(number, machine, faulty)
             sound = variants[int(rng.integers(len(variants)))]
-            encoded = sound.noisier(self.noise, self._own(number, second)) if self.noise > 1 else sound.wav
+            encoded = sound.noisier(self.noise, self._noise_rng(number, second)) if self.noise > 1 else sound.wav
             headers = [("time", str(time_ms).encode()), ("content-type", b"audio/wav")]
             yield Message(time_ms, "audio-clips", key, encoded, headers)
         if (start_ms - 7_000 * number) % _NOTE_EVERY_MS == 0:
-            bad = self._fault(machine, time_ms, "caption") is not None
-            notes = machine.odd if bad else machine.calm
+            faulty = self._fault(machine, time_ms, "caption") is not None
+            notes = machine.fault_notes if faulty else machine.normal_notes
             text = _note(notes, self.seed, number, second)
             if self.noise > 1:
-                text = _mistyped(text, min(_MISTYPED * (self.noise - 1), 0.5), self._own(number, second))
+                text = _mistyped(text, min(_MISTYPED * (self.noise - 1), 0.5), self._noise_rng(number, second))
             note = _encode({"time": time_ms, "text": text, "source": "shift log"})
             yield Message(time_ms, "captions", key, note, [])
 
     def _values(self, number: int, machine: Machine, second: int, time_ms: int) -> dict[str, float]:
         fault = self._fault(machine, time_ms, "sensor")
-        # a fault sets in over ten seconds
-        grown = 0.0 if fault is None else min(1.0, (time_ms - fault.start_ms) / 10_000)
+        # a fault develops over ten seconds
+        progress = 0.0 if fault is None else min(1.0, (time_ms - fault.start_ms) / 10_000)
         cycle = math.sin(2 * math.pi * time_ms / 1000 / machine.cycle_s)
         day = math.sin(2 * math.pi * time_ms / 86_400_000)
         deviation = sum(loop[second % len(loop)] for loop in self._jitter(number, machine))
         return {
             c.name: round(
-                c.level + c.swing * (cycle + 0.3 * day) + self.noise * c.noise * float(z) + c.fault * grown, 4
+                c.level + c.swing * (cycle + 0.3 * day) + self.noise * c.noise * float(z) + c.fault_offset * progress, 4
             )
             for c, z in zip(machine.channels, np.atleast_1d(deviation), strict=True)
         }
@@ -247,18 +244,18 @@ class Plant:
                 return fault
         return None
 
-    def _own(self, number: int, second: int) -> np.random.Generator:
-        """What makes this second noisier, apart from what happens in it."""
+    def _noise_rng(self, number: int, second: int) -> np.random.Generator:
+        """For the added noise of a second, apart from its events: these stay the same at every noise level."""
         return np.random.default_rng((self.seed, 3_000 + number, second))
 
-    def _variants(self, number: int, machine: Machine, bad: bool) -> list[Sound]:
-        number %= len(MACHINES)  # machines of one make sound alike
-        found = self._sounds.get((number, bad))
+    def _variants(self, number: int, machine: Machine, faulty: bool) -> list[MachineSound]:
+        number %= len(MACHINES)  # machines of one make have the same sounds
+        found = self._sounds.get((number, faulty))
         if found is None:
-            rng = np.random.default_rng((self.seed, 1_000 + number, int(bad)))
-            fault = machine.noise if bad else None
+            rng = np.random.default_rng((self.seed, 1_000 + number, int(faulty)))
+            fault = machine.fault_sound if faulty else None
             found = [machine_sound(machine.hum_hz, fault, rng) for _ in range(_VARIANTS)]
-            self._sounds[number, bad] = found
+            self._sounds[number, faulty] = found
         return found
 
 
@@ -268,9 +265,9 @@ def machines(streams: int) -> tuple[Machine, ...]:
         raise ValueError("a plant has at least one machine")
     plant = []
     for n in range(streams):
-        again, make = divmod(n, len(MACHINES))
+        repeat, make = divmod(n, len(MACHINES))
         machine = MACHINES[make]
-        plant.append(replace(machine, stream=f"{machine.stream}-{again + 1}") if again else machine)
+        plant.append(replace(machine, stream=f"{machine.stream}-{repeat + 1}") if repeat else machine)
     return tuple(plant)
 
 
@@ -283,7 +280,7 @@ def plan_faults(
     every_ms: int = 150_000,
     lasts_ms: int = 75_000,
 ) -> list[Fault]:
-    """One machine after another goes wrong: the first at `from_ms`, in everything; then also in one modality only."""
+    """Faults one after another, each of another machine, from `from_ms` on; kinds in turn, `all` first."""
     rng = np.random.default_rng((seed, 99))
     order = rng.permutation(streams)
     kinds: tuple[Kind, ...] = ("all", "sensor", "audio", "caption")
@@ -295,54 +292,8 @@ def plan_faults(
     return faults
 
 
-def write_recording(plant: Plant, from_ms: int, to_ms: int, folder: Path) -> None:
-    """The same events as `plant.messages`, as a recording folder (which has no place for units and sources).
-
-    Raises `RecordingError` where something is in the way.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RecordingError(f"{folder} exists already; remove it or choose another folder")
-    (folder / "sensors").mkdir(parents=True)
-    (folder / "audio").mkdir()
-    rows: dict[str, list[list[str]]] = {"audio": [], "captions": []}
-    sensors: dict[str, list[Mapping[str, object]]] = {}
-    written: dict[bytes, str] = {}
-    for message in plant.messages(from_ms, to_ms):
-        stream, at = message.key.decode(), format_ms(message.time_ms)
-        if message.topic == "sensor-readings":
-            sensors.setdefault(stream, []).append({"time": at} | msgspec.json.decode(message.value)["values"])
-        elif message.topic == "audio-clips":
-            name = written.get(message.value)
-            if name is None:
-                name = written[message.value] = f"audio/{stream}-{len(written):03d}.wav"
-                (folder / name).write_bytes(message.value)
-            rows["audio"].append([at, stream, name])
-        else:
-            rows["captions"].append([at, stream, msgspec.json.decode(message.value)["text"]])
-    for stream, readings in sensors.items():
-        with (folder / "sensors" / f"{stream}.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(readings[0]))
-            writer.writeheader()
-            writer.writerows(readings)
-    labels = [
-        [label.stream, format_ms(label.start_ms), format_ms(label.end_ms), label.kind, " ".join(label.modalities)]
-        for label in plant.labels()
-        if label.start_ms < to_ms and label.end_ms > from_ms
-    ]
-    _table(folder / "audio.csv", ["time", "stream", "file"], rows["audio"])
-    _table(folder / "captions.csv", ["time", "stream", "text"], rows["captions"])
-    _table(folder / "labels.csv", ["stream", "start", "end", "kind", "modalities"], labels)
-
-
-def _table(path: Path, header: list[str], rows: list[list[str]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
-
-
 def _ar1(rng: np.random.Generator, rows: int, channels: int) -> NDArray[np.float64]:
-    """(rows, channels), unit variance; the loop has no seam, for it is run in before the first row."""
+    """AR(1) noise of unit variance, shape (rows, channels); started from its own end, so that the loop is seamless."""
     shocks = rng.standard_normal((rows, channels)) * math.sqrt(1 - _JITTER_RHO**2)
     level = np.zeros(channels)
     for shock in shocks[-50:]:
@@ -355,19 +306,19 @@ def _ar1(rng: np.random.Generator, rows: int, channels: int) -> NDArray[np.float
 
 
 def _note(notes: Sequence[str], seed: int, number: int, second: int) -> str:
-    """All of what a shift writes about a machine comes round, in an order that changes from round to round."""
-    lap, place = divmod(second * 1000 // _NOTE_EVERY_MS, len(notes))
-    return notes[int(np.random.default_rng((seed, number, 7, lap)).permutation(len(notes))[place])]
+    """One of `notes`: each once per round, in an order that changes from round to round."""
+    turn, place = divmod(second * 1000 // _NOTE_EVERY_MS, len(notes))
+    return notes[int(np.random.default_rng((seed, number, 7, turn)).permutation(len(notes))[place])]
 
 
 def _mistyped(text: str, chance: float, rng: np.random.Generator) -> str:
-    """With this chance a letter is left out, typed twice, or typed after the next one."""
+    """Each letter is with this probability left out, doubled, or swapped with the next."""
     letters = list(text)
-    for at, slip in enumerate(rng.random(len(letters)) / chance):
-        if slip < 1 / 3:
+    for at, draw in enumerate(rng.random(len(letters)) / chance):
+        if draw < 1 / 3:
             letters[at] = ""
-        elif slip < 2 / 3:
+        elif draw < 2 / 3:
             letters[at] *= 2
-        elif slip < 1 and at + 1 < len(letters):
+        elif draw < 1 and at + 1 < len(letters):
             letters[at], letters[at + 1] = letters[at + 1], letters[at]
     return "".join(letters)

@@ -107,7 +107,7 @@ def spread(values: list[float]) -> float:
 
 
 async def measure(**plant: Any) -> list[Figure]:
-    from streams.sources.plant import record
+    from streams.sources.plant_recording import record
 
     with tempfile.TemporaryDirectory(prefix="sensorium-bench-") as place:
         folder = Path(place) / "plant"

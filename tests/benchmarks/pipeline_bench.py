@@ -68,7 +68,7 @@ def recordings(folder: Path) -> dict[str, Path]:
         found["real"] = real
     else:
         print("no data in ../shared/data: the simulated plant only", file=sys.stderr)
-    from streams.sources.plant import record
+    from streams.sources.plant_recording import record
 
     record(folder / "simulated", **SIMULATED)
     found["simulated"] = folder / "simulated"

@@ -60,7 +60,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if SOAK and DATA.is_dir():
         subprocess.run([sys.executable, str(TOOLS / "make_plant.py"), "--out", str(folder)], check=True)
     else:
-        from streams.sources.plant import record
+        from streams.sources.plant_recording import record
 
         record(folder, streams=5, seed=23, seconds=2_000)
     return folder

@@ -22,7 +22,8 @@ import psutil
 import pytest
 
 from streams import cli
-from streams.sources.simulator import Plant, plan_faults, write_recording
+from streams.sources.plant_recording import write_recording
+from streams.sources.simulator import Plant, plan_faults
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 

@@ -134,7 +134,7 @@ def test_closing_the_terminal_leaves_nothing(demo: Demo) -> None:
 
 
 def test_kill_9_leaves_no_kafka_and_the_next_demo_removes_its_data(demo: Demo, tmp_path: Path) -> None:
-    from streams.cli.demo import sweep
+    from streams.cli.demo import remove_abandoned
 
     demo.wait_until_ready()
     below, ports = demo.below(), demo.ports()
@@ -143,4 +143,4 @@ def test_kill_9_leaves_no_kafka_and_the_next_demo_removes_its_data(demo: Demo, t
     assert_nothing_left(demo, below, ports)
     left = list(demo.temporary.iterdir())
     assert len(left) == 1
-    assert sweep(demo.temporary) == left
+    assert remove_abandoned(demo.temporary) == left

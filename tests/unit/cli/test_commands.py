@@ -1,4 +1,4 @@
-"""The `sensorium` command as a newcomer meets it: help, errors in one line, statuses, settings. No broker needed."""
+"""The `sensorium` command: help, errors in one line, exit statuses, settings. Needs no broker."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from typer.testing import CliRunner
 
 from streams import cli
 from streams.cli import common
+from streams.errors import ConfigError, DependencyError
 from streams.settings import Settings, SettingsError, load_settings
 
 COMMAND = str(Path(sys.executable).with_name("sensorium"))
 
 
 def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every command and group of commands, with the words that call it."""
+    """Every command and group of commands, with its path."""
     group = group or typer.main.get_command(cli.app)
     for name, command in group.commands.items():
         yield (*path, name), command
@@ -53,7 +54,7 @@ class Result:
 
     @property
     def line(self) -> str:
-        """The one line that was said on standard error."""
+        """The only line on standard error."""
         lines = self.err.strip().splitlines()
         assert len(lines) == 1, self.err
         return lines[0]
@@ -72,8 +73,8 @@ def sensorium(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.Cap
             code = 0
         except SystemExit as end:
             code = int(end.code or 0)
-        said = capfd.readouterr()
-        return Result(code, said.out, said.err)
+        captured = capfd.readouterr()
+        return Result(code, captured.out, captured.err)
 
     return run
 
@@ -82,12 +83,12 @@ def sensorium(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.Cap
 
 
 @pytest.mark.parametrize(("path", "command"), ALL, ids=[" ".join(path) for path, _ in ALL])
-def test_every_command_explains_itself(path: tuple[str, ...], command: Any) -> None:
+def test_every_command_and_option_has_a_help_text(path: tuple[str, ...], command: Any) -> None:
     result = CliRunner().invoke(cli.app, [*path, "--help"])
     assert result.exit_code == 0
     assert command.help
     for parameter in getattr(command, "params", []):
-        assert getattr(parameter, "help", None), f"{parameter.name} of {path} is not explained"
+        assert getattr(parameter, "help", None), f"{parameter.name} of {path} has no help"
 
 
 @pytest.mark.parametrize(("path", "command"), OURS, ids=[" ".join(path) for path, _ in OURS])
@@ -96,7 +97,7 @@ def test_the_lists_of_commands_are_not_cut_off(path: tuple[str, ...], command: A
 
 
 @pytest.mark.parametrize(("path", "line"), EXAMPLES, ids=[line for _, line in EXAMPLES])
-def test_examples_are_of_their_command_and_are_understood(path: tuple[str, ...], line: str) -> None:
+def test_examples_call_their_command_with_valid_options(path: tuple[str, ...], line: str) -> None:
     words = shlex.split(line, comments=True)
     words = words[: words.index("|")] if "|" in words else words
     words = words[: words.index(">")] if ">" in words else words
@@ -115,7 +116,7 @@ def test_every_command_shows_an_example(path: tuple[str, ...], command: Any) -> 
 # -- errors ----------------------------------------------------------------------------------------------------------
 
 WRONG = [
-    # line, status, what the one line must name: what is wrong, and what mends it
+    # line, status, what the one line must name: the error and its remedy
     ("nosuch", 2, ("nosuch", "sensorium --help")),
     ("search --nope", 2, ("--nope", "sensorium search --help")),
     ("search --text a --limit many", 2, ("--limit", "sensorium search --help")),
@@ -156,9 +157,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("line", "code", "named"), WRONG, ids=[line for line, *_ in WRONG])
-def test_an_error_is_one_line_that_says_what_mends_it(
-    sensorium: Any, line: str, code: int, named: tuple[str, ...]
-) -> None:
+def test_an_error_is_one_line_with_its_remedy(sensorium: Any, line: str, code: int, named: tuple[str, ...]) -> None:
     result = sensorium(line)
     assert result.code == code, result.err
     assert result.out == ""
@@ -185,7 +184,7 @@ def test_a_wrong_setting_is_named_with_its_origin(
 ) -> None:
     monkeypatch.setenv(variable, value)
     result = sensorium("config check")
-    assert result.code == common.CONFIG
+    assert result.code == ConfigError.exit_code
     assert all(name in result.line for name in named), result.line
 
 
@@ -201,29 +200,29 @@ def test_a_wrong_setting_is_named_with_its_origin(
 def test_a_wrong_settings_file_is_named(sensorium: Any, tmp_path: Path, text: str, named: tuple[str, ...]) -> None:
     (tmp_path / "sensorium.toml").write_text(text)
     result = sensorium("config check")
-    assert result.code == common.CONFIG
+    assert result.code == ConfigError.exit_code
     assert all(name in result.line for name in named), result.line
 
 
 @pytest.mark.parametrize("command", ["config check", "up", "worker"])
-def test_settings_that_do_not_go_together_are_told_before_anything_starts(
+def test_settings_that_contradict_each_other_are_reported_before_anything_starts(
     sensorium: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str
 ) -> None:
     monkeypatch.setenv("SENSORIUM_SECURITY__PROTOCOL", "SASL_SSL")
     result = sensorium(command)
-    assert result.code == common.CONFIG
+    assert result.code == ConfigError.exit_code
     assert "needs security.username and security.password" in result.err
     assert "needs a cluster" in result.err
     assert not (tmp_path / "sensorium-state").exists()
 
 
-def test_every_wrong_setting_is_told_at_once(sensorium: Any, tmp_path: Path) -> None:
+def test_all_wrong_settings_are_reported_at_once(sensorium: Any, tmp_path: Path) -> None:
     (tmp_path / "sensorium.toml").write_text("partitions = 0\nhttp_port = 99999\n")
     result = sensorium("config check")
     assert ("partitions" in result.err, "http_port" in result.err, result.code) == (True, True, 3)
 
 
-def test_a_port_of_ours_that_is_taken_is_told_by_its_number() -> None:
+def test_a_port_that_is_taken_is_reported_by_its_number() -> None:
     from streams.api.server import serve
 
     with socket.socket() as taken:
@@ -238,14 +237,14 @@ def test_a_port_of_ours_that_is_taken_is_told_by_its_number() -> None:
 
         with pytest.raises(OSError, match=f"{port}.*SENSORIUM_HTTP_PORT") as caught:
             common.run_async(start())
-    assert common.exit_code(caught.value) == common.DEPENDENCY
+    assert common.exit_code(caught.value) == DependencyError.exit_code
 
 
-def test_markup_in_what_others_sent_is_not_taken_for_ours(sensorium: Any) -> None:
+def test_markup_in_user_input_is_printed_as_text(sensorium: Any) -> None:
     assert "[bold]x[/bold]" in sensorium("search --text a --from '[bold]x[/bold]'").line
 
 
-def test_a_command_that_is_terminated_unwinds_and_says_so(tmp_path: Path) -> None:
+def test_a_command_that_is_terminated_cleans_up(tmp_path: Path) -> None:
     script = (
         "import asyncio, sys\nfrom streams.cli.common import run_async\n"
         "async def work():\n    print('begun', flush=True)\n    try: await asyncio.sleep(60)\n"
@@ -260,7 +259,7 @@ def test_a_command_that_is_terminated_unwinds_and_says_so(tmp_path: Path) -> Non
     assert process.wait(20) == 128 + signal.SIGTERM
 
 
-def test_a_reader_that_goes_away_is_no_error() -> None:
+def test_a_closed_pipe_is_not_an_error() -> None:
     line = f"{shlex.quote(COMMAND)} config show | head -1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, check=False)
     assert done.stderr == ""
@@ -270,7 +269,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
 # -- settings --------------------------------------------------------------------------------------------------------
 
 
-def test_flags_come_before_the_environment_before_the_file_before_defaults(
+def test_options_override_the_environment_the_file_and_the_defaults(
     sensorium: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "sensorium.toml").write_text('state = "of-file"\nkafka = "of-file:1"\ngroup = "of-file"\n')
@@ -286,7 +285,7 @@ def test_flags_come_before_the_environment_before_the_file_before_defaults(
     }
 
 
-def test_what_config_show_prints_is_a_settings_file_that_changes_nothing(
+def test_the_output_of_config_show_is_an_equivalent_settings_file(
     sensorium: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("SENSORIUM_TOPIC_PREFIX", "a.")
@@ -305,20 +304,20 @@ def test_secrets_are_not_shown(sensorium: Any, monkeypatch: pytest.MonkeyPatch) 
     assert "hunter" not in sensorium("config show").out + sensorium("config show --json").out
 
 
-def test_good_settings_are_fine(sensorium: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_valid_settings_pass_the_check(sensorium: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SENSORIUM_SERVICE_HOST", "10.0.0.1")  # as Kubernetes sets for a service of our name
     monkeypatch.setenv("SENSORIUM_WINDOW", '{"size_ms": 5000, "hop_ms": 5000}')
     result = sensorium("config check")
     assert (result.code, result.out, result.err) == (0, "settings are fine\n", "")
 
 
-def test_every_setting_says_what_it_means() -> None:
+def test_every_setting_has_a_description() -> None:
     from streams.settings_report import settings_in_force
 
     assert [row.name for row in settings_in_force(Settings()) if not row.meaning] == []
 
 
-# -- what is shared --------------------------------------------------------------------------------------------------
+# -- shared code -----------------------------------------------------------------------------------------------------
 
 
 def test_times_are_read_and_shown_as_utc() -> None:
@@ -328,13 +327,13 @@ def test_times_are_read_and_shown_as_utc() -> None:
     assert common.clock(10**18) == str(10**18)
 
 
-def test_what_is_piped_is_neither_cut_nor_wrapped(capsys: pytest.CaptureFixture[str]) -> None:
+def test_output_to_a_pipe_is_neither_cut_nor_wrapped(capsys: pytest.CaptureFixture[str]) -> None:
     assert not common.console.is_terminal
     common.print_table(("a", "b"), [("x" * 300, "[bold]y")], folded=1)
     assert capsys.readouterr().out.splitlines()[1] == "x" * 300 + "  [bold]y"
 
 
-def test_a_group_of_errors_is_told_by_its_first() -> None:
+def test_a_group_of_errors_is_reported_by_its_first() -> None:
     async def fail() -> None:
         raise ExceptionGroup("tasks", [ExceptionGroup("more", [SettingsError("that one")])])
 
@@ -343,10 +342,10 @@ def test_a_group_of_errors_is_told_by_its_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("service", "level", "heard"), [(False, "info", False), (True, "info", True), (False, "debug", True)]
+    ("service", "level", "logged"), [(False, "info", False), (True, "info", True), (False, "debug", True)]
 )
-def test_what_libraries_say_to_themselves_is_for_a_services_log(
-    service: bool, level: str, heard: bool, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_library_warnings_are_logged_by_services_only(
+    service: bool, level: str, logged: bool, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from streams.logs import configure_logs
 
@@ -354,8 +353,8 @@ def test_what_libraries_say_to_themselves_is_for_a_services_log(
     monkeypatch.setattr(root, "handlers", list(root.handlers))
     try:
         configure_logs(load_settings(log_level=level), service=service)
-        logging.getLogger("aiokafka.consumer.fetcher").warning("something of little interest")
-        assert ("of little interest" in capfd.readouterr().err) is heard
+        logging.getLogger("aiokafka.consumer.fetcher").warning("detail of a library")
+        assert ("detail of a library" in capfd.readouterr().err) is logged
     finally:
         configure_logs(load_settings())
 
@@ -387,17 +386,17 @@ def test_commands_start_quickly_without_torch() -> None:
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
-def test_a_killed_workers_note_is_not_believed(tmp_path: Path) -> None:
+def test_the_address_file_of_a_killed_worker_is_ignored(tmp_path: Path) -> None:
     import os
 
     from streams.serving.client import worker_url
 
-    note = {"url": "http://127.0.0.1:1", "pid": os.getpid(), "store": "edge:/x"}  # nobody serves there
+    note = {"url": "http://127.0.0.1:1", "pid": os.getpid(), "store": "edge:/x"}  # nothing listens there
     (tmp_path / "worker.json").write_text(json.dumps(note))
     assert worker_url(tmp_path) is None
 
 
-def test_a_worker_is_asked_only_about_its_own_store(tmp_path: Path) -> None:
+def test_a_worker_is_queried_only_about_its_own_store(tmp_path: Path) -> None:
     import os
 
     from streams.serving.client import worker_url
@@ -412,19 +411,19 @@ def test_a_worker_is_asked_only_about_its_own_store(tmp_path: Path) -> None:
         assert worker_url(tmp_path, "http://qdrant:6333") is None
 
 
-def test_folders_of_killed_demos_are_swept_and_those_of_living_ones_are_not(tmp_path: Path) -> None:
+def test_folders_of_killed_demos_are_removed_and_those_of_running_ones_are_not(tmp_path: Path) -> None:
     import fcntl
 
-    from streams.cli.demo import sweep
+    from streams.cli.demo import remove_abandoned
 
-    dead, alive = tmp_path / "sensorium-demo-dead", tmp_path / "sensorium-demo-alive"
-    for folder in (dead, alive):
+    dead, running = tmp_path / "sensorium-demo-dead", tmp_path / "sensorium-demo-alive"
+    for folder in (dead, running):
         (folder / "kafka").mkdir(parents=True)
         (folder / "demo.lock").touch()
     other = tmp_path / "something-else"
     other.mkdir()
-    time.sleep(1.1)  # younger ones may just be being made
-    with (alive / "demo.lock").open() as lock:
+    time.sleep(1.1)  # younger folders may just be being created
+    with (running / "demo.lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert sweep(tmp_path) == [dead]
-    assert (dead.exists(), alive.exists(), other.exists()) == (False, True, True)
+        assert remove_abandoned(tmp_path) == [dead]
+    assert (dead.exists(), running.exists(), other.exists()) == (False, True, True)

@@ -1,4 +1,4 @@
-"""The demo's live table: what fits, what is told in full, plain lines where there is no terminal."""
+"""The demo's live table: it fits the terminal; without one, plain lines are printed."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def seen(
 
 def step(stream: str, kind: str, sequence: int, at_s: int = 60) -> dict[str, Any]:
     text = f"{stream}: {LONG}" if kind == "opened" else f"{stream}: back to normal"
-    told = {"kind": kind, "time_ms": at_s * 1000, "severity": 80, "text": text}
-    return told | {"id": f"i-{stream}", "sequence": sequence}
+    fields = {"kind": kind, "time_ms": at_s * 1000, "severity": 80, "text": text}
+    return fields | {"id": f"i-{stream}", "sequence": sequence}
 
 
 def drawn(board: Board, width: int, height: int) -> list[str]:
@@ -71,12 +71,12 @@ def test_it_fits_into_the_terminal(streams: int, width: int, height: int) -> Non
     assert max(len(line) for line in lines) <= width
 
 
-def test_a_stream_is_a_line_with_its_state_and_what_was_said() -> None:
+def test_a_stream_is_a_line_with_its_state_and_last_note() -> None:
     line = next(line for line in drawn(plant(2), 120, 40) if line.startswith("machine-001"))
     assert line.split() == ["machine-001", "00:01:10", "s", "a", "ok", "0.20", "▁▁▁▁▁█▁", "all", "[bold]well[/]"]
 
 
-def test_the_newest_opened_incident_is_told_in_full_and_the_newest_come_first() -> None:
+def test_the_newest_opened_incident_is_printed_in_full_and_the_newest_steps_come_first() -> None:
     board = Board()
     seen(board, "pump", 60, steps=(step("pump", "opened", 0),))
     seen(board, "fan", 70, steps=(step("fan", "opened", 0, 70),))
@@ -92,7 +92,7 @@ def test_streams_that_do_not_fit_are_counted() -> None:
     assert any(line.startswith("and ") and line.endswith(" more") for line in drawn(plant(50), 80, 23))
 
 
-async def test_without_a_terminal_each_step_is_one_plain_line_told_once() -> None:
+async def test_without_a_terminal_each_step_is_one_plain_line_printed_once() -> None:
     board, stop = Board(), asyncio.Event()
     console = Console(file=io.StringIO(), width=60)
     showing = asyncio.create_task(show(board, console, stop, time.monotonic()))

@@ -1,4 +1,4 @@
-"""What the README says is so: its tests exist, its settings are all settings, its commands are understood."""
+"""The README agrees with the code: its tests exist, its settings are complete, its commands are valid."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def command_lines() -> list[list[str]]:
     return found
 
 
-def test_the_table_of_settings_is_that_of_the_settings() -> None:
+def test_the_table_of_settings_agrees_with_the_settings() -> None:
     assert configuration_table() in README, "make it anew with tests.unit.cli.test_readme.configuration_table()"
 
 
@@ -72,7 +72,7 @@ def test_every_file_and_target_that_the_readme_names_exists() -> None:
 
 
 @pytest.mark.parametrize("words", command_lines(), ids=" ".join)
-def test_the_commands_of_the_readme_are_understood(words: list[str]) -> None:
+def test_the_commands_of_the_readme_are_valid(words: list[str]) -> None:
     command: Any = typer.main.get_command(cli.app)
     while hasattr(command, "commands"):
         command = command.commands[words.pop(0)]
@@ -80,8 +80,8 @@ def test_the_commands_of_the_readme_are_understood(words: list[str]) -> None:
 
 
 def test_every_command_is_in_the_readme() -> None:
-    told = {words[0] for words in command_lines()}
-    assert told >= set(typer.main.get_command(cli.app).commands) - {"train", "eval", "model"}  # type: ignore[attr-defined]
+    named = {words[0] for words in command_lines()}
+    assert named >= set(typer.main.get_command(cli.app).commands) - {"train", "eval", "model"}  # type: ignore[attr-defined]
 
 
 def test_every_reason_code_is_in_the_readme() -> None:

@@ -18,6 +18,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from streams.events.audio import ClipDecoder
+from streams.events.envelope import Headers
 from streams.events.types import Clip, Reason, Rejection
 from streams.events.wav import _MAX_PHASES, _ODD_PHASES, _banded, _phases, read_wav, wav_samples
 from streams.settings import AudioSettings

@@ -251,7 +251,7 @@ async def test_a_recording_becomes_the_windows_of_the_service_with_what_its_labe
 
 @pytest.fixture(scope="module")
 def small_recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from streams.sources.plant import record
+    from streams.sources.plant_recording import record
 
     folder = tmp_path_factory.mktemp("eval") / "plant"
     record(folder, streams=2, seed=3, seconds=1500)

@@ -1,4 +1,4 @@
-"""The simulated plant: the same seed gives the same plant, and its faults can be seen where they are labelled."""
+"""The simulated plant: deterministic by its seed, and its faults show where they are labelled."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from streams.cli import app
 from streams.events.types import CLIP_RATE_HZ
+from streams.sources.plant_recording import write_recording
 from streams.sources.recording import Message, Recording, RecordingError
-from streams.sources.simulator import MACHINES, Fault, Plant, machines, plan_faults, write_recording
+from streams.sources.simulator import MACHINES, Fault, Plant, machines, plan_faults
 
 BASE = 1_767_225_600_000
 MINUTE = 60_000
@@ -67,7 +68,7 @@ def test_a_run_in_pieces_is_the_run_in_one() -> None:
     assert pieces == whole
 
 
-def test_a_large_plant_has_a_name_of_its_own_for_every_machine() -> None:
+def test_every_machine_of_a_large_plant_has_its_own_name() -> None:
     names = [machine.stream for machine in machines(300)]
     assert len(set(names)) == 300
     assert plan_faults(BASE, BASE + MINUTE, streams=300)
@@ -79,7 +80,7 @@ def test_a_plant_without_machines_is_refused() -> None:
 
 
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda m: m.stream)
-def test_every_channel_leaves_its_own_spread_in_a_sensor_fault(machine: object) -> None:
+def test_every_channel_leaves_its_normal_range_in_a_sensor_fault(machine: object) -> None:
     number = MACHINES.index(machine)  # type: ignore[arg-type]
     stream = MACHINES[number].stream
     plant = Plant(faults=[Fault(stream, BASE + 8 * MINUTE, BASE + 9 * MINUTE, "sensor")])
@@ -109,10 +110,10 @@ def test_a_sound_fault_changes_the_spectrum_and_nothing_else(machine: object) ->
     assert [m for m in plant.messages(BASE, fault.end_ms) if m.topic != "audio-clips"] == without
 
 
-def test_a_caption_fault_is_told_and_only_while_it_lasts() -> None:
+def test_a_caption_fault_is_in_the_notes_only_while_it_lasts() -> None:
     fan = MACHINES[3]
     plant = Plant(faults=[Fault(fan.stream, BASE + MINUTE, BASE + 2 * MINUTE, "caption")])
-    odd = [text in fan.odd for text in _notes(plant, fan.stream)]
+    odd = [text in fan.fault_notes for text in _notes(plant, fan.stream)]
     assert odd == [False] * 3 + [True] * 3 + [False] * 6
 
 
@@ -120,7 +121,7 @@ def test_two_faults_at_once_are_both_there() -> None:
     pump = MACHINES[0]
     span = (BASE + MINUTE, BASE + 2 * MINUTE)
     plant = Plant(faults=[Fault(pump.stream, *span, "audio"), Fault(pump.stream, *span, "caption")])
-    assert any(text in pump.odd for text in _notes(plant, pump.stream))
+    assert any(text in pump.fault_notes for text in _notes(plant, pump.stream))
 
 
 def test_faults_are_planned_one_machine_after_another() -> None:
@@ -139,8 +140,8 @@ def test_a_written_recording_plays_the_same_events_at_the_same_times(tmp_path: P
     def content(message: Message) -> tuple[object, ...]:
         value: object = message.value
         if message.topic != "audio-clips":
-            told = msgspec.json.decode(message.value)
-            value = told.get("values"), told.get("text"), told["time"]
+            fields = msgspec.json.decode(message.value)
+            value = fields.get("values"), fields.get("text"), fields["time"]
         return message.time_ms, message.topic, message.key, value, tuple(message.headers)
 
     recording = Recording(tmp_path / "plant")
@@ -149,25 +150,25 @@ def test_a_written_recording_plays_the_same_events_at_the_same_times(tmp_path: P
     assert recording.labels() == sorted(plant.labels(), key=lambda label: label.start_ms)
 
 
-def test_a_folder_that_holds_something_is_not_written_over(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_empty_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(RecordingError, match="exists already"):
         write_recording(Plant(), BASE, BASE + 1000, tmp_path)
 
 
-def test_all_of_what_a_shift_writes_about_a_machine_comes_round() -> None:
+def test_all_notes_of_a_machine_appear_in_changing_order() -> None:
     plant = Plant(6, 5)
     notes: dict[str, list[str]] = {}
     for message in plant.messages(0, 120_000):
         if message.topic == "captions":
             notes.setdefault(message.key.decode(), []).append(msgspec.json.decode(message.value)["text"])
-    assert {stream: sorted(set(said)) for stream, said in notes.items()} == {
-        machine.stream: sorted(machine.calm) for machine in plant.machines
+    assert {stream: sorted(set(texts)) for stream, texts in notes.items()} == {
+        machine.stream: sorted(machine.normal_notes) for machine in plant.machines
     }
-    assert any(said[:3] != said[3:6] for said in notes.values())
+    assert any(texts[:3] != texts[3:6] for texts in notes.values())
 
 
-def test_a_noisier_plant_has_noisier_readings_and_sounds_and_mistyped_notes_in_the_same_places() -> None:
+def test_a_noisier_plant_has_noisier_readings_and_sounds_and_mistyped_notes_at_the_same_times() -> None:
     quiet, noisy = Plant(seed=5), Plant(seed=5, noise=8.0)
     events = [list(plant.messages(BASE, BASE + 2 * MINUTE)) for plant in (quiet, noisy)]
     places = [[(m.time_ms, m.topic, m.key) for m in messages] for messages in events]
@@ -186,14 +187,14 @@ def test_a_noisier_plant_has_noisier_readings_and_sounds_and_mistyped_notes_in_t
         )
     ]
     assert all(0.1 < one.std() / 32_767 < 0.17 for one in hiss)  # .02 times the root of 8 * 8 - 1
-    assert abs(np.corrcoef(hiss[0], hiss[1])[0, 1]) < 0.05  # each clip has noise of its own
-    said = [_notes(plant, MACHINES[3].stream) for plant in (quiet, noisy)]
-    assert said[0] != said[1]
-    assert all(0.7 < len(b) / len(a) < 1.3 for a, b in zip(*said, strict=True))
+    assert abs(np.corrcoef(hiss[0], hiss[1])[0, 1]) < 0.05  # each clip has its own noise
+    notes = [_notes(plant, MACHINES[3].stream) for plant in (quiet, noisy)]
+    assert notes[0] != notes[1]
+    assert all(0.7 < len(b) / len(a) < 1.3 for a, b in zip(*notes, strict=True))
     assert list(noisy.messages(BASE, BASE + MINUTE)) == list(Plant(seed=5, noise=8.0).messages(BASE, BASE + MINUTE))
 
 
-def test_the_command_records_a_plant_as_noisy_as_asked_for(tmp_path: Path) -> None:
+def test_the_command_records_a_plant_with_the_noise_of_its_option(tmp_path: Path) -> None:
     for name, more in (("quiet", []), ("noisy", ["--noise", "6"])):
         arguments = ["simulate", "--out", str(tmp_path / name), "--seconds", "60", "--streams", "2", *more]
         result = CliRunner().invoke(app, arguments, catch_exceptions=False)
@@ -204,4 +205,4 @@ def test_the_command_records_a_plant_as_noisy_as_asked_for(tmp_path: Path) -> No
         assert quiet[0] == noisy[0]
         assert quiet != noisy
     clips = [len(list((tmp_path / name / "audio").iterdir())) for name in ("quiet", "noisy")]
-    assert clips[1] == 12 >= clips[0]  # every clip has noise of its own
+    assert clips[1] == 12 >= clips[0]  # every clip has its own noise

@@ -1,10 +1,9 @@
-"""Sending the simulated plant to Kafka, as `sensorium simulate` and `sensorium demo` do."""
+"""Sends the simulated plant to Kafka in real time: `sensorium simulate` and `sensorium demo`."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from pathlib import Path
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
@@ -12,15 +11,13 @@ from aiokafka.errors import KafkaError
 from streams.kafka.clients import KafkaUnreachable, new_producer
 from streams.settings import Settings
 from streams.sources.recording import Message
-from streams.sources.simulator import Plant, plan_faults, write_recording
+from streams.sources.simulator import Plant, plan_faults
 
-_FOREVER_MS = 366 * 86_400_000
+_UNLIMITED_MS = 366 * 86_400_000
 _FIRST_FAULT_MS = 5_000  # after the history ends
 _FAULT_EVERY_MS = 90_000
 _FAULT_LASTS_MS = 45_000
-_RECORDED_FROM_MS = 1_767_225_600_000  # 2026-01-01: a recording does not depend on when it was made
-_CALM_MS = 600_000
-_STEP_MS = 250
+_STEP_MS = 250  # between two rounds of sending
 
 
 async def feed(
@@ -37,12 +34,12 @@ async def feed(
 ) -> int:
     """Run a plant in real time (times `speed`) until `stop`, or for `seconds` of event time; returns events sent.
 
-    `history_s`: how much of its past is sent first, at once; faults begin after it.
+    `history_s` seconds of its past, without faults, are sent first and at once. Raises `KafkaUnreachable`.
     """
     now_ms = int(time.time() * 1000)
     start_ms = now_ms - int(history_s * 1000)
     first_ms = now_ms + _FIRST_FAULT_MS
-    end_ms = now_ms + (_FOREVER_MS if seconds is None else int(seconds * 1000))
+    end_ms = now_ms + (_UNLIMITED_MS if seconds is None else int(seconds * 1000))
     faults = plan_faults(
         first_ms,
         min(end_ms, first_ms + 86_400_000),
@@ -86,11 +83,3 @@ async def feed(
 
 async def _send(producer: AIOKafkaProducer, settings: Settings, message: Message) -> None:
     await producer.send(settings.topic(message.topic), message.value, key=message.key, headers=message.headers)
-
-
-def record(folder: Path, *, streams: int, seed: int, seconds: float, noise: float = 1.0) -> int:
-    """Write a recording of the plant; returns how many labelled faults it has."""
-    end_ms = _RECORDED_FROM_MS + int(seconds * 1000)
-    faults = plan_faults(_RECORDED_FROM_MS + _CALM_MS, end_ms - 30_000, seed=seed, streams=streams)
-    write_recording(Plant(streams, seed, faults, noise), _RECORDED_FROM_MS, end_ms, folder)
-    return len(faults)
