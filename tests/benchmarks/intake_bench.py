@@ -84,8 +84,7 @@ async def ours(settings: Settings, messages: int) -> dict[str, float]:
     """The real worker with inference replaced."""
     from streams.service import share_arena, spare_loaded
     from streams.serving import worker as worker_module
-    from streams.windows.types import PaneFinal, Fired
-    from tests.standin import StandInModel
+    from streams.windows.types import Fired, PaneFinal
 
     class Counting:
         """In the place of inference: what it does with Kafka's offsets, and nothing else."""
@@ -118,7 +117,6 @@ async def ours(settings: Settings, messages: int) -> dict[str, float]:
             self.began = cpu_s()
 
     worker_module.Inference = Counting  # type: ignore[assignment,misc]
-    worker_module._load_model = lambda settings: StandInModel()  # type: ignore[assignment]
     assert settings.kafka is not None
     share_arena()  # this and the next as the command does
     async with Measured(settings, settings.kafka) as worker:

@@ -45,7 +45,8 @@ async def test_a_stop_after_the_start_is_left_to_the_body() -> None:
     async with unless_stopped(slow.running(), stop) as running:
         stop.set()
         await asyncio.sleep(0.01)
-        assert running.notes == ["starting", "running"]
+        given: Any = running
+        assert given.notes == ["starting", "running"]
     assert slow.notes[-1] == "ended"
 
 
