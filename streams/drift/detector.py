@@ -14,20 +14,19 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-
-import numpy as np
 
 from streams.drift import scores
 from streams.drift.config import DriftConfig
 from streams.drift.incidents import Evidence, close_for, late_steps, next_step
-from streams.drift.reference_bank import ReferenceBanks, Row, bank_keys, distances, row_of
+from streams.drift.reference_bank import ReferenceBanks, Row, bank_keys, row_of
 from streams.drift.state import Baseline, DriftState, Past, Spread
 from streams.drift.types import Observation, Vector, Verdict
 from streams.events.types import MODALITIES, MODALITY_BIT, ChannelChange
 
 _NAMESPACE = uuid.UUID("5e450b1a-0f1c-5d2e-9c55-d21f70000001")
+_BITS = tuple((modality.value, MODALITY_BIT[modality]) for modality in MODALITIES)
 _RATIO_MAX = 10.0
 _CHANNELS_NAMED = 5  # in a step
 _LEARN_REFERENCE = 60  # calm windows after which the distance to the reference is known, and frozen
@@ -40,12 +39,13 @@ _ADOPTED = "the last incident became the new normal: learning anew"
 class _Scored:
     """Everything found out about one window, before the state moves."""
 
+    keys: list[tuple[str, str]]  # (vector name, bank key) of its vectors
     rows: dict[str, Row] = field(default_factory=dict)  # the window's vectors, by name
     ratios: dict[str, float] = field(default_factory=dict)
     distances: dict[str, float] = field(default_factory=dict)  # to both banks, by bank key
     reference_distances: dict[str, float] = field(default_factory=dict)
     changes: list[tuple[float, ChannelChange]] = field(default_factory=list)
-    scales: dict[str, tuple[float, float]] = field(default_factory=dict)  # by channel: of its past, and its noise
+    scales: dict[str, tuple[float, float]] = field(default_factory=dict)  # by channel: that of its past, and noise
     cusum: float = 0.0
     nearest_normal: int | None = None  # window start
 
@@ -202,30 +202,23 @@ class Detector:
     # -- scores --------------------------------------------------------------------------------------------------
 
     def _score(self, window: Observation, *, without: int | None = None) -> _Scored:
-        scored = _Scored(cusum=self.state.cusum)
+        scored = _Scored(bank_keys(window), cusum=self.state.cusum)
         self._score_vectors(window, scored, without)
         self._score_channels(window, scored)
         return scored
 
     def _score_vectors(self, window: Observation, scored: _Scored, without: int | None) -> None:
         config, state = self.config, self.state
-        for name, key in bank_keys(window):
+        for name, key in scored.keys:
             row = scored.rows[name] = row_of(window.vectors[name])
-            reference = self._banks.reference(state, key, without=without)
-            if reference is None:
+            found = self._banks.compare(state, key, row, without=without)
+            if found is None:
                 continue
-            recent = self._banks.recent(state, key, without=without)
-            starts: Sequence[int] = reference[0]
-            found = distances(row, reference[1])
-            distance, nearest = scores.nearest(found, config.neighbours)
-            scored.reference_distances[key] = distance
-            if recent is not None:
-                starts = [*starts, *recent[0]]
-                found = np.concatenate((found, distances(row, recent[1])))
-                distance, nearest = scores.nearest(found, config.neighbours)
+            scored.reference_distances[key] = scores.nearest(found.reference, config.neighbours)[0]
+            distance, nearest = scores.nearest(found.both, config.neighbours)
             scored.distances[key] = distance
             if name == "joint" or scored.nearest_normal is None:
-                scored.nearest_normal = starts[nearest]
+                scored.nearest_normal = found.starts[nearest]
             spread = state.spreads.get(key)
             if spread is None:
                 continue
@@ -329,7 +322,7 @@ class Detector:
     def _learn(self, window: Observation, scored: _Scored, warming: bool) -> None:
         config, state = self.config, self.state
         calm = scored.worst < config.close_below and state.incident is None
-        for _, key in bank_keys(window):
+        for _, key in scored.keys:
             spread = state.spreads.get(key)
             if spread is not None and key in scored.distances and calm:
                 clip = 4.0 * scores.scale_of(spread, config.knn_floor)
@@ -342,7 +335,7 @@ class Detector:
         if state.incident is None:
             self._learn_presence(window)
         if warming or calm:
-            self._banks.learn(state, window, scored.rows)
+            self._banks.learn(state, window.start_ms, scored.keys, scored.rows)
 
     def _learn_channels(self, window: Observation, scored: _Scored, *, slow: bool) -> None:
         config, state = self.config, self.state
@@ -370,9 +363,9 @@ class Detector:
         """How many of the last windows had each modality: one that seldom comes is not missed."""
         presence = self.state.presence
         rate = 1.0 / min(self.state.windows, _PRESENCE_MEMORY)
-        for modality in MODALITIES:
-            had = presence.get(modality.value, 0.0)
-            presence[modality.value] = had + rate * (bool(window.mask & MODALITY_BIT[modality]) - had)
+        for name, bit in _BITS:
+            had = presence.get(name, 0.0)
+            presence[name] = had + rate * (bool(window.mask & bit) - had)
 
 
 def severity_of(ratio: float) -> int:
@@ -388,12 +381,12 @@ def _scored_modalities(scored: _Scored) -> frozenset[str]:
 def _shares(window: Observation, scored: _Scored) -> dict[str, float]:
     """How much each present modality speaks for an alarm; sums to 1. Readings speak by vector or by channel."""
     weights = {}
-    for modality in MODALITIES:
-        if window.mask & MODALITY_BIT[modality]:
-            ratio = scored.ratios.get(f"knn/{modality.value}", 0.0)
-            if modality.value == "sensor":
+    for name, bit in _BITS:
+        if window.mask & bit:
+            ratio = scored.ratios.get(f"knn/{name}", 0.0)
+            if name == "sensor":
                 ratio = max(ratio, scored.ratios.get("channel", 0.0))
-            weights[modality.value] = ratio**2
+            weights[name] = ratio**2
     total = math.fsum(weights.values())
     if not total:
         return {name: round(1.0 / len(weights), 4) for name in weights}

@@ -15,6 +15,7 @@ alone, at most 10. Windows in quarantine and incidents add 0.5 KiB for each of t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +29,12 @@ from streams.events.types import MODALITIES, MODALITY_BIT
 Row = NDArray[np.int16]
 _ONE = 32767  # the number that stands for 1.0: products of unit vectors, and sums of them, fit 32 bits
 _FIRST_ROWS = 4  # allocated for a new bank
+_BITS = tuple((modality.value, MODALITY_BIT[modality]) for modality in MODALITIES)
 
 
 def row_of(vector: Vector) -> Row:
     """A unit vector (DIM,) in fixed point."""
-    return np.rint(np.clip(vector, -1.0, 1.0).astype(np.float64) * _ONE).astype(np.int16)
+    return np.rint(vector * _ONE).astype(np.int16)
 
 
 def distances(row: Row, rows: Row) -> NDArray[np.float64]:
@@ -43,7 +45,7 @@ def distances(row: Row, rows: Row) -> NDArray[np.float64]:
 
 def bank_keys(window: Observation) -> list[tuple[str, str]]:
     """(vector name, bank key) of everything in a window that is compared with a bank."""
-    present = [(m.value, m.value) for m in MODALITIES if window.mask & MODALITY_BIT[m] and m.value in window.vectors]
+    present = [(name, name) for name, bit in _BITS if window.mask & bit and name in window.vectors]
     return [*present, ("joint", f"joint/{window.mask}")]
 
 
@@ -52,18 +54,24 @@ def vector_name(key: str) -> str:
     return "joint" if key.startswith("joint/") else key
 
 
-class Matrix:
-    """Rows (n, DIM) in the order of their windows; grown in place up to `limit`, then the oldest makes room."""
+class Bank:
+    """Rows of the reference windows of a key, and behind them those of its recent windows, in the state's order.
 
-    __slots__ = ("_limit", "_n", "_room")
+    The array grows in place; a reference bank that is complete gets no further row, and of the recent ones the
+    oldest makes room.
+    """
+
+    __slots__ = ("_limit", "_n", "_room", "references")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._room: Row = np.empty((0, 0), dtype=np.int16)
         self._n = 0
+        self.references = 0
 
     @property
     def rows(self) -> Row:
+        """(n, DIM)"""
         return self._room[: self._n]
 
     @property
@@ -71,10 +79,7 @@ class Matrix:
         return self._room.nbytes
 
     def append(self, row: Row) -> None:
-        if self._n == self._limit:
-            self._room[:-1] = self._room[1:]
-            self._n -= 1
-        elif self._n == len(self._room):
+        if self._n == len(self._room):
             grown = np.empty((min(self._limit, max(_FIRST_ROWS, 2 * self._n)), len(row)), dtype=np.int16)
             if self._n:
                 grown[: self._n] = self.rows
@@ -82,8 +87,21 @@ class Matrix:
         self._room[self._n] = row
         self._n += 1
 
+    def drop_oldest_recent(self) -> None:
+        self._room[self.references : self._n - 1] = self._room[self.references + 1 : self._n]
+        self._n -= 1
+
     def replace(self, at: int, row: Row) -> None:
         self._room[at] = row
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A vector's distances to the windows of its bank."""
+
+    reference: NDArray[np.float64]  # (n,) those to the reference windows
+    both: NDArray[np.float64]  # (n + m,) and to the recent ones
+    starts: Sequence[int]  # of the windows, in the order of `both`
 
 
 class ReferenceBanks:
@@ -91,8 +109,7 @@ class ReferenceBanks:
 
     def __init__(self, config: DriftConfig) -> None:
         self._config = config
-        self._reference: dict[str, Matrix] = {}
-        self._recent: dict[str, Matrix] = {}
+        self._banks: dict[str, Bank] = {}
         self._waiting: dict[int, dict[str, Row]] = {}  # rows by vector name, of windows in quarantine
         self._incidents: dict[int, Row] = {}  # joint rows of the windows that opened incidents
 
@@ -109,11 +126,13 @@ class ReferenceBanks:
         for key, starts in state.reference.items():
             if not all(_has(vectors, start, key) for start in starts):
                 return None
-            banks._reference[key] = _matrix(config.bank_size, [vectors[s][vector_name(key)] for s in starts])
-        for key, starts in list(state.recent.items()):
-            held = [start for start in starts if _has(vectors, start, key)]
-            state.recent[key] = held
-            banks._recent[key] = _matrix(config.recent_size, [vectors[s][vector_name(key)] for s in held])
+            name, bank = vector_name(key), banks._bank(key)
+            recent = [start for start in state.recent.get(key, []) if _has(vectors, start, key)]
+            if key in state.recent:
+                state.recent[key] = recent
+            for start in (*starts, *recent):
+                bank.append(row_of(vectors[start][name]))
+            bank.references = len(starts)
         waiting = [
             (start, [key for key in keys if _has(vectors, start, key)])
             for start, keys in zip(state.waiting, state.waiting_keys, strict=True)
@@ -131,22 +150,33 @@ class ReferenceBanks:
     @property
     def nbytes(self) -> int:
         """Bytes of the rows held, with what Python adds to each array and dict."""
-        matrices = [*self._reference.values(), *self._recent.values()]
         single = [row for rows in self._waiting.values() for row in rows.values()] + list(self._incidents.values())
-        return (
-            sum(m.nbytes + 400 for m in matrices) + sum(row.nbytes + 200 for row in single) + 250 * len(self._waiting)
-        )
+        arrays = sum(bank.nbytes + 400 for bank in self._banks.values()) + sum(row.nbytes + 200 for row in single)
+        return arrays + 250 * len(self._waiting)
+
+    def _bank(self, key: str) -> Bank:
+        if key not in self._banks:
+            self._banks[key] = Bank(self._config.bank_size + self._config.recent_size)
+        return self._banks[key]
 
     # -- comparing -----------------------------------------------------------------------------------------------
 
-    def reference(self, state: DriftState, key: str, *, without: int | None = None) -> tuple[Sequence[int], Row] | None:
-        """(starts, rows) of a reference bank that is large enough to compare with; `without` the window of a start."""
-        found = _rows(state.reference.get(key), self._reference.get(key), without)
-        return found if found is not None and len(found[0]) > self._config.neighbours else None
-
-    def recent(self, state: DriftState, key: str, *, without: int | None = None) -> tuple[Sequence[int], Row] | None:
-        """(starts, rows) of a recent bank that is not empty."""
-        return _rows(state.recent.get(key), self._recent.get(key), without)
+    def compare(self, state: DriftState, key: str, row: Row, *, without: int | None = None) -> Compared | None:
+        """Distances of a vector to its bank, if the reference is large enough; `without` the window of a start."""
+        bank = self._banks.get(key)
+        if bank is None or bank.references <= self._config.neighbours:
+            return None
+        found, references = distances(row, bank.rows), bank.references
+        starts = state.reference[key]
+        if key in state.recent:
+            starts = starts + state.recent[key]
+        if without is not None and without in starts:
+            kept = [place for place, start in enumerate(starts) if start != without]
+            references = sum(place < references for place in kept)
+            found, starts = found[kept], [starts[place] for place in kept]
+            if references <= self._config.neighbours:
+                return None
+        return Compared(found[:references], found, starts)
 
     def nearest_incident(self, state: DriftState, joint: Vector) -> str | None:
         """Id of the past incident whose first window is most like this fused vector."""
@@ -159,42 +189,51 @@ class ReferenceBanks:
 
     # -- learning ------------------------------------------------------------------------------------------------
 
-    def learn(self, state: DriftState, window: Observation, rows: Mapping[str, Row]) -> None:
-        """A reference bank takes windows until it is complete; later ones wait in quarantine for the recent bank."""
-        config, start = self._config, window.start_ms
+    def learn(self, state: DriftState, start_ms: int, keys: Sequence[tuple[str, str]], rows: Mapping[str, Row]) -> None:
+        """A reference bank takes windows until it is complete; later ones wait in quarantine for the recent bank.
+
+        `keys`: the `bank_keys` of the window that starts at `start_ms`; `rows`: its vectors, by name.
+        """
+        config = self._config
         waiting = []
-        for name, key in bank_keys(window):
+        for name, key in keys:
             if key in state.spreads:
                 waiting.append(key)
                 continue
             reference = state.reference.get(key, [])
             if len(reference) < config.bank_size:
-                reference = state.reference[key] = [*reference, start]
-                self._reference.setdefault(key, Matrix(config.bank_size)).append(rows[name])
+                reference = state.reference[key] = [*reference, start_ms]
+                bank = self._bank(key)
+                bank.append(rows[name])
+                bank.references += 1
             if state.windows >= config.warm_windows and len(reference) >= config.warm_modality:
                 self._complete(state, key)
         if waiting:
-            state.waiting = [*state.waiting, start]
+            state.waiting = [*state.waiting, start_ms]
             state.waiting_keys = [*state.waiting_keys, waiting]
-            self._waiting[start] = {name: rows[name] for name in map(vector_name, waiting)}
-        while state.waiting and state.waiting[0] <= start - config.quarantine_ms:
+            self._waiting[start_ms] = {name: rows[name] for name in map(vector_name, waiting)}
+        while state.waiting and state.waiting[0] <= start_ms - config.quarantine_ms:
             self._leave_quarantine(state)
 
     def _leave_quarantine(self, state: DriftState) -> None:
         (start, *state.waiting), (keys, *state.waiting_keys) = state.waiting, state.waiting_keys
         rows = self._waiting.pop(start)
         for key in keys:
-            state.recent[key] = [*state.recent.get(key, []), start][-self._config.recent_size :]
-            self._recent.setdefault(key, Matrix(self._config.recent_size)).append(rows[vector_name(key)])
+            recent = state.recent.get(key, [])
+            if len(recent) == self._config.recent_size:
+                self._banks[key].drop_oldest_recent()
+                recent = recent[1:]
+            state.recent[key] = [*recent, start]
+            self._banks[key].append(rows[vector_name(key)])
 
     def _complete(self, state: DriftState, key: str) -> None:
         """The reference is frozen; what its own members are apart, each against the others, is the first yardstick."""
-        found = self.reference(state, key)
-        if found is None:
+        matrix = self._banks[key].rows
+        if len(matrix) <= self._config.neighbours:
             return
-        spread, matrix = Spread(), found[1]
-        for i in range(len(matrix)):
-            apart = np.delete(distances(matrix[i], matrix), i)
+        spread = Spread()
+        for place, row in enumerate(matrix):
+            apart = np.delete(distances(row, matrix), place)
             spread = learn(spread, nearest(apart, self._config.neighbours)[0], float("inf"))
         state.spreads[key] = spread
 
@@ -214,15 +253,16 @@ class ReferenceBanks:
 
     def forget_normal(self) -> None:
         """Empty banks; incidents stay."""
-        self._reference, self._recent, self._waiting = {}, {}, {}
+        self._banks, self._waiting = {}, {}
 
     def replace(self, state: DriftState, start_ms: int, vectors: Mapping[str, Vector]) -> None:
         """A window has new vectors: wherever it is held, it is held with these."""
         rows = {name: row_of(vector) for name, vector in vectors.items()}
-        for starts, matrices in ((state.reference, self._reference), (state.recent, self._recent)):
-            for key, members in starts.items():
-                if vector_name(key) in rows and start_ms in members:
-                    matrices[key].replace(members.index(start_ms), rows[vector_name(key)])
+        for key, bank in self._banks.items():
+            if vector_name(key) in rows:
+                for place, start in enumerate([*state.reference[key], *state.recent.get(key, [])]):
+                    if start == start_ms:
+                        bank.replace(place, rows[vector_name(key)])
         for name in self._waiting.get(start_ms, {}):
             self._waiting[start_ms][name] = rows.get(name, self._waiting[start_ms][name])
         if start_ms in self._incidents:
@@ -231,19 +271,3 @@ class ReferenceBanks:
 
 def _has(vectors: Mapping[int, Mapping[str, Vector]], start: int, key: str) -> bool:
     return vector_name(key) in vectors.get(start, {})
-
-
-def _matrix(limit: int, vectors: Sequence[Vector]) -> Matrix:
-    matrix = Matrix(limit)
-    for vector in vectors:
-        matrix.append(row_of(vector))
-    return matrix
-
-
-def _rows(starts: list[int] | None, matrix: Matrix | None, without: int | None) -> tuple[Sequence[int], Row] | None:
-    if not starts or matrix is None:
-        return None
-    if without is not None and without in starts:
-        kept = [i for i, start in enumerate(starts) if start != without]
-        return ([starts[i] for i in kept], matrix.rows[kept]) if kept else None
-    return starts, matrix.rows

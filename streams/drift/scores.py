@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from streams.drift.state import Baseline, Spread
@@ -28,7 +27,7 @@ def shown(value: float) -> float:
 
 def nearest(found: NDArray[Any], neighbours: int) -> tuple[float, int]:
     """Mean of the smallest `neighbours` of some distances (n,), and the place of the smallest."""
-    order = np.argsort(found, kind="stable")[:neighbours]
+    order = found.argsort(kind="stable")[:neighbours]
     mean = math.fsum(found[order].tolist()) / len(order)
     return max(0.0, mean), int(order[0])
 

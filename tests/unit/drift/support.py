@@ -13,6 +13,7 @@ from streams.events.types import IncidentEvent
 
 SIZE_MS = 10_000
 NAMES = {1: "sensor", 2: "audio", 4: "caption"}
+WARM = DriftConfig().warm_windows
 
 
 def unit(vector: NDArray[Any]) -> NDArray[np.float32]:
@@ -97,3 +98,27 @@ class Watched:
     @property
     def kinds(self) -> list[str]:
         return [step.kind for step in self.steps]
+
+
+def level(i: int, value: float = 20.0, *, n: int = 10) -> Observation:
+    """A window of one channel, with a little deterministic noise."""
+    rng = np.random.default_rng(i)
+    vector = np.eye(8)[0] + 0.02 * rng.standard_normal(8)
+    return observation(i, vector, channels={"flow": stats(value + 0.05 * rng.standard_normal(), n=n, unit="m3/h")})
+
+
+def well(windows: int, **changes: Any) -> Watched:
+    return Watched(**changes).see_all(level(i) for i in range(windows))
+
+
+AWAY = {"sensor": 0, "audio": 1, "caption": 2}
+
+
+def plant(i: int, *present: str, odd: str | None = None, channels: dict[str, Any] | None = None) -> Observation:
+    """A window with these modalities; each has a direction of its own, `odd` is turned into another one."""
+    rng = np.random.default_rng(i * 7 + 1)
+    vectors = {}
+    for name in present:
+        direction = np.eye(16)[AWAY[name] + (8 if name == odd else 0)]
+        vectors[name] = direction + 0.02 * rng.standard_normal(16)
+    return observation(i, vectors, channels=channels)
