@@ -1,7 +1,8 @@
 """Records set aside: what is written to `dead-letters` and `late-events`, and how it is read back and retried.
 
 A letter is the original record - same key, same bytes, same headers - with headers that say why it is here and where
-it came from. All of them start with `sensorium-`.
+it came from. All of them start with `sensorium-`. Where that is larger than the cluster takes, the letter is an
+excerpt: `sensorium-truncated` holds the original sizes, and the origin still names the whole.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ _FIRST_SEEN = "sensorium-first-seen"
 _RETRY = "sensorium-retry"
 _KEPT = (_FIRST_SEEN, _RETRY)  # these outlive a retry
 _DETAIL_CHARS = 500
+_TRUNCATED = "sensorium-truncated"
+_EXCERPTS = ((65_536, 1_024, 8_192), (4_096, 256, 0), (0, 64, 0))  # most bytes of value, key and their headers
 
 
 def dead_letter(raw: RawRecord, rejection: Rejection, *, stage: str) -> Produced:
@@ -33,7 +36,7 @@ def late_letter(raw: RawRecord, detail: str, *, events: int) -> Produced:
 
 
 def _headers(raw: RawRecord, reason: Reason, detail: str, stage: str) -> list[tuple[str, bytes]]:
-    # whoever sent the record may not speak in our name; only what a retry left there stays
+    # headers that look like ours but came with the record are forged; only what a retry left there stays
     retried = header(raw.headers, _RETRY) is not None
     kept = [(name, value) for name, value in raw.headers if not _ours(name) or (retried and name.lower() in _KEPT)]
     added = {
@@ -47,6 +50,20 @@ def _headers(raw: RawRecord, reason: Reason, detail: str, stage: str) -> list[tu
     if raw.timestamp_ms >= 0 and header(kept, _FIRST_SEEN) is None:
         added[_FIRST_SEEN] = format_ms(raw.timestamp_ms)
     return kept + [(name, text.encode()) for name, text in added.items()]
+
+
+def excerpts(key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]]) -> Iterator[Produced]:
+    """A letter that is too large, cut shorter and shorter; what it says of its origin and its reason stays whole."""
+    ours = [pair for pair in headers if _ours(pair[0])]
+    theirs = [pair for pair in headers if not _ours(pair[0])]
+    theirs_bytes = sum(len(name.encode()) + len(content or b"") for name, content in theirs)
+    sizes = f"value={len(value or b'')} key={len(key or b'')} headers={theirs_bytes}"
+    for value_bytes, key_bytes, headers_bytes in _EXCERPTS:
+        yield (
+            None if key is None else key[:key_bytes],
+            None if value is None else value[:value_bytes],
+            [*(theirs if theirs_bytes <= headers_bytes else []), *ours, (_TRUNCATED, sizes.encode())],
+        )
 
 
 def _ours(name: str) -> bool:
@@ -64,6 +81,7 @@ class Letter:
 
     `topic`, `partition` and `offset` are where the original was; `letter_partition` and `letter_offset` where this
     letter is. `key`, `value` and `headers` are the original's. `events` counts late events, 1 for a dead letter.
+    `truncated`: the sizes in bytes of an original that was cut to an excerpt, as `value=... key=... headers=...`.
     """
 
     reason: str
@@ -80,6 +98,7 @@ class Letter:
     headers: tuple[tuple[str, bytes], ...]
     letter_partition: int
     letter_offset: int
+    truncated: str | None = None
 
     @property
     def origin(self) -> tuple[str, int, int]:
@@ -118,11 +137,12 @@ def parse_letter(record: RawRecord) -> Letter:
         headers=tuple((name, value) for name, value in record.headers if not _ours(name)),
         letter_partition=record.partition,
         letter_offset=record.offset,
+        truncated=text("truncated", "") or None,
     )
 
 
 def _moment(text: str) -> int | None:
-    """Epoch ms of an RFC 3339 string; None if it is none, for the header may come from anybody."""
+    """Epoch ms of an RFC 3339 string; None if it is none, for any client can write the header."""
     try:
         return time_of(text)
     except Rejection:

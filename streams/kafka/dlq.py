@@ -1,22 +1,32 @@
-"""`sensorium dlq`: looking through dead letters and late events, and sending them round again."""
+"""`sensorium dlq`: dead letters and late events are listed, shown, and sent again to where they came from."""
 
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import structlog
+
+from streams.errors import DataError
 from streams.events.dead_letter import Letter, parse_letter, retry_record, unique_letters
 from streams.events.envelope import format_ms
+from streams.events.types import Reason, Rejection
 from streams.kafka.clients import find_bootstrap, new_producer
 from streams.kafka.reader import raw_record, read_all
-from streams.serving.queries import QueryError
+from streams.kafka.unpacking import unpack_batch
 from streams.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+class LetterError(DataError):
+    """A letter that is not there, or that cannot be sent again; the message names the command that helps."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShownLetter:
-    """A letter as people and programs are shown it."""
+    """A letter in the form in which it is printed."""
 
     letter: Letter
 
@@ -66,6 +76,7 @@ class ShownLetter:
             "retries": letter.retries,
             "events": letter.events,
             "bytes": len(letter.value or b""),
+            "truncated": letter.truncated,
         }
 
     def body_json(self) -> dict[str, Any]:
@@ -84,7 +95,7 @@ async def read_letters(settings: Settings, *, late: bool, reason: str | None = N
         try:
             letters.append((record.timestamp, parse_letter(raw_record(record))))
         except ValueError:
-            continue  # somebody else's record: nothing we could say of it
+            continue  # a record that we did not write
     letters.sort(key=lambda pair: pair[0])
     unique = unique_letters(letter for _, letter in letters)
     return [ShownLetter(letter) for letter in unique if reason in (None, letter.reason)]
@@ -95,21 +106,67 @@ async def find_letter(settings: Settings, origin: str, *, late: bool) -> ShownLe
     for letter in await read_letters(settings, late=late):
         if letter.origin == origin:
             return letter
-    raise QueryError(f"no letter from {origin}; see what there is with: sensorium dlq ls{' --late' if late else ''}")
+    raise LetterError(f"no letter from {origin}; see what there is with: sensorium dlq ls{' --late' if late else ''}")
 
 
 async def retry_letters(settings: Settings, *, origin: str | None, reason: str | None, late: bool) -> int:
-    """Send letters back to where they came from; returns how many."""
+    """Send letters back to where they came from; returns how many.
+
+    A batch that could not be unpacked is unpacked now and its records are sent. What cannot be sent again (an excerpt,
+    or a batch that still cannot be unpacked) raises `LetterError` where it was named, and is left out and logged where
+    all of a reason are sent.
+    """
     if origin is not None:
         letters = [await find_letter(settings, origin, late=late)]
     else:
         letters = await read_letters(settings, late=late, reason=reason)
     producer = new_producer(settings, find_bootstrap(settings))
     await producer.start()
+    sent = 0
     try:
         for shown in letters:
-            topic, key, value, headers = retry_record(shown.letter)
-            await producer.send_and_wait(topic, value, key=key, headers=headers)
+            try:
+                originals = _originals(shown.letter)
+            except LetterError as error:
+                if origin is not None:
+                    raise
+                log.warning("letter not sent", origin=shown.origin, reason=str(error))
+                continue
+            for letter in originals:
+                topic, key, value, headers = retry_record(letter)
+                await producer.send_and_wait(topic, value, key=key, headers=headers)
+            sent += 1
     finally:
         await producer.stop()
-    return len(letters)
+    return sent
+
+
+def _originals(letter: Letter) -> list[Letter]:
+    """The letter itself, or one for each record of a batch that could not be unpacked before. Raises `LetterError`."""
+    origin = "{}/{}/{}".format(*letter.origin)
+    if letter.truncated is not None:
+        raise LetterError(
+            f"the letter from {origin} is an excerpt ({letter.truncated} bytes were too large for the cluster); "
+            "the original is still there as long as the topic keeps it: send that one again"
+        )
+    if letter.reason != Reason.UNREADABLE or letter.value is None:
+        return [letter]
+    try:
+        records = unpack_batch(letter.origin, letter.value)
+    except Rejection as error:
+        raise LetterError(
+            f"the batch from {origin} still cannot be unpacked: {error.detail}; check the codecs with: sensorium doctor"
+        ) from None
+    if records is None:
+        return [letter]
+    return [
+        replace(
+            letter,
+            offset=record.offset,
+            first_seen_ms=record.timestamp_ms,
+            key=record.key,
+            value=record.value,
+            headers=record.headers,
+        )
+        for record in records
+    ]

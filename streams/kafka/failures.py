@@ -55,6 +55,11 @@ def passes(error: errors.KafkaError) -> bool:
     return bool(error.retriable) or isinstance(error, _PASSING)
 
 
+def out_of_step(error: errors.KafkaError) -> bool:
+    """Whether the broker refuses a producer for its sequence numbers or epoch: a new producer mends it."""
+    return isinstance(error, _OUT_OF_STEP)
+
+
 def refused(error: errors.KafkaError, action: str) -> KafkaRefused:
     """The error that ends the process. `action`: what was refused, as in `writing to windows`."""
     why = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -62,8 +67,8 @@ def refused(error: errors.KafkaError, action: str) -> KafkaRefused:
         return KafkaRefused(f"Kafka denies {action} ({why}); grant it to our user, then check with: sensorium doctor")
     if isinstance(error, _OUT_OF_STEP):
         return KafkaRefused(
-            f"Kafka refuses {action} ({why}): this producer and the broker no longer agree on what was written; "
-            "start the worker again: nothing is lost, it goes on from the committed offsets"
+            f"Kafka refuses {action} ({why}), a new producer too; nothing is lost: look at the brokers' logs, then "
+            "start again with: sensorium worker"
         )
     if isinstance(error, errors.UnknownTopicOrPartitionError):
         return KafkaRefused(

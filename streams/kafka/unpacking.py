@@ -17,7 +17,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-from aiokafka import ConsumerRecord
+from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException, UnsupportedCodecError
 from aiokafka.record.default_records import DefaultRecordBatch, _DefaultRecordBatchPy
@@ -221,6 +221,28 @@ def lenient_records(tp: Any, raw: bytes, position: int, cause: Exception) -> Ite
         offset = record.offset
         if offset >= position:
             yield record
+
+
+def unpack_batch(origin: tuple[str, int, int], data: bytes) -> list[RawRecord] | None:
+    """The records of a batch that was set aside whole, from the offset of its origin on; None where `data` is no batch.
+
+    Raises `Rejection` where it still cannot be unpacked.
+    """
+    if not _is_current(data) or struct.unpack_from(">i", data, 8)[0] != len(data) - _LENGTH_END:
+        return None
+    topic, partition, first = origin
+    try:
+        if not DefaultRecordBatch(data).validate_crc():
+            raise _ChecksumError("its checksum (CRC) does not fit its bytes")
+        found = list(lenient_records(TopicPartition(topic, partition), data, first, CorruptRecordException()))
+    except Exception as error:
+        raise Rejection(Reason.UNREADABLE, _message(error)) from None
+    return [
+        record.raw
+        if isinstance(record, UnreadableRecord)
+        else RawRecord(topic, partition, record.offset, record.timestamp, record.key, record.value, record.headers)
+        for record in found
+    ]
 
 
 def _parse(tp: Any, batch: Any, record: bytes, *, after: int) -> Any:

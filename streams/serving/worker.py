@@ -99,9 +99,9 @@ class Worker:
         check_topics(await describe_topics(settings, self.bootstrap))
         self.origin = await cluster_id(settings, self.bootstrap)
         self.producer = new_producer(settings, self.bootstrap)
+        self.outputs = KafkaOutputs(self.producer, settings.topic, new=lambda: new_producer(settings, self.bootstrap))
         await self.producer.start()
         exits.push_async_callback(self._stop_producer)
-        self.outputs = KafkaOutputs(self.producer, settings.topic)
         clips = await exits.enter_async_context(ClipDecoder(settings.audio))
         self.ledger = OffsetLedger()
         self.queue: asyncio.Queue[tuple[Partition, Output]] = asyncio.Queue(maxsize=_QUEUE_OUTPUTS)
@@ -141,7 +141,7 @@ class Worker:
 
     async def _stop_producer(self) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.producer.stop(), 2.0)
+            await asyncio.wait_for(self.outputs.stop(), 2.0)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set. An error in any part ends the process: Kafka hands its partitions on."""

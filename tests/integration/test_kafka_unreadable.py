@@ -20,7 +20,7 @@ from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
 from streams.kafka.admin import create_topics
 from streams.kafka.clients import client_options, new_producer, open_admin
-from streams.kafka.dlq import read_letters
+from streams.kafka.dlq import LetterError, read_letters, retry_letters
 from streams.kafka.embedded import Broker
 from streams.kafka.reader import end_offsets, read_all
 from streams.settings import Settings
@@ -149,11 +149,16 @@ async def test_a_batch_whose_codec_is_missing_is_set_aside_and_harms_nothing(
     assert "lz4" in letter.detail
     assert struct.unpack_from(">b", letter.value or b"", 16) == (2,)  # the batch as it came: its magic byte
     assert counted.labels(topic, "codec")._value.get() == 10
-    # started again, it does not stumble over the batch a second time
+    with pytest.raises(LetterError, match="sensorium doctor"):
+        await retry_letters(settings, origin=letter.origin, reason=None, late=False)
+    # started again, it does not stumble over the batch a second time; with the codec the batch can be sent again
     async with service(settings) as again:
         more = await send_readings(settings, range(60, 80))
         await until(lambda: again.worker.board.events == more, "windows after the restart")
-    assert len(await read_letters(settings, late=False)) == 1
+        assert len(await read_letters(settings, late=False)) == 1
+        monkeypatch.setattr(aiokafka.codec, "has_lz4", lambda: True)
+        assert await retry_letters(settings, origin=None, reason="unreadable", late=False) == 1
+        await until(lambda: again.worker.board.events == more + 10, "the records of the batch in windows")
 
 
 async def test_a_header_name_that_is_not_utf8_costs_its_record_only(tmp_path: Path, broker: Broker) -> None:
