@@ -26,7 +26,6 @@ from rich.table import Table
 from models.errors import ModelError
 from streams.errors import ConfigError, DataError, DependencyError, SensoriumError, UsageError
 from streams.settings import Settings, load_settings
-from streams.store.base import StoreUnavailable
 
 T = TypeVar("T")
 console = Console(highlight=False)
@@ -131,8 +130,6 @@ def fail(error: BaseException) -> NoReturn:
         said = f"{error.filename}: {error.strerror}"
     elif isinstance(error, KafkaError):
         said = f"Kafka: {said}; check it with: sensorium doctor"
-    elif isinstance(error, StoreUnavailable):
-        said += "; start the Qdrant server there, or name another with --store (its gRPC port: store_grpc_port)"
     errors.print(f"[bold red]error:[/] {_escaped(said)}", soft_wrap=True)
     if os.environ.get("SENSORIUM_TRACEBACK"):
         raise error
