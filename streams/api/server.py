@@ -1,4 +1,8 @@
-"""The worker's HTTP face on loopback: health, metrics, and read-only questions about stored windows."""
+"""The worker's HTTP server: health, metrics, and read-only queries about stored windows.
+
+A list is a JSON array of at most `limit` rows. Where more follow, the header `X-Next-Cursor` holds what `cursor` takes
+for the next page; a header, so that the body stays the array that it always was.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from streams.serving.health import Health
+from streams.serving.pages import MAX_ROWS, CursorError, Page, Row
 from streams.serving.queries import Queries, QueryError
 from streams.serving.supervisor import Live
 from streams.settings import Settings
@@ -26,22 +31,32 @@ from streams.store.base import Filter, StoreError, StoreUnavailable
 _MAX_CLIP_BYTES = 16 * 1_048_576
 Text = Annotated[str | None, Query()]
 Number = Annotated[int | None, Query()]
-Limit = Annotated[int, Query(ge=1, le=1000)]
+Limit = Annotated[int, Query(ge=1, le=MAX_ROWS)]
+Cursor = Annotated[str | None, Query(max_length=2000)]
+_RETRY_AFTER_S = 5
 
 
 def make_api(live: Live) -> FastAPI:
-    """The app of whoever serves now. Everything in it only reads."""
+    """The app for the worker that serves now. Everything in it only reads."""
     api = FastAPI(title="Sensorium worker", docs_url=None, redoc_url=None)
     health = Health(live)
     queries: Queries = live
 
     @api.exception_handler(QueryError)
-    async def _bad_question(_: Request, error: QueryError) -> Response:
+    @api.exception_handler(CursorError)
+    async def _bad_query(_: Request, error: Exception) -> Response:
         return JSONResponse({"error": str(error)}, status_code=422)
 
     @api.exception_handler(StoreError)
-    async def _store_trouble(_: Request, error: StoreError) -> Response:
-        return JSONResponse({"error": str(error)}, status_code=503 if isinstance(error, StoreUnavailable) else 500)
+    async def _store_failed(_: Request, error: StoreError) -> Response:
+        if isinstance(error, StoreUnavailable):
+            return JSONResponse({"error": str(error)}, status_code=503, headers={"Retry-After": str(_RETRY_AFTER_S)})
+        return JSONResponse({"error": str(error)}, status_code=500)
+
+    def rows(page: Page, response: Response) -> list[Row]:
+        if page.next is not None:
+            response.headers["X-Next-Cursor"] = page.next
+        return list(page)
 
     @api.get("/healthz")
     async def healthz() -> Response:
@@ -58,51 +73,81 @@ def make_api(live: Live) -> FastAPI:
         return Response(generate_latest(live.worker.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     @api.get("/v1/streams")
-    async def streams() -> list[dict[str, Any]]:
-        return await queries.streams()
+    async def streams(response: Response, limit: Limit = MAX_ROWS, cursor: Cursor = None) -> list[Row]:
+        return rows(await queries.streams(limit, cursor), response)
 
     @api.get("/v1/search")
     async def search(
+        response: Response,
         text: Text = None,
         window: Text = None,
         stream: Text = None,
         from_ms: Number = None,
         to_ms: Number = None,
         limit: Limit = 10,
-    ) -> list[dict[str, Any]]:
+        cursor: Cursor = None,
+    ) -> list[Row]:
         where = Filter(stream=stream, from_ms=from_ms, to_ms=to_ms)
         if window is not None:
-            return await queries.search_window(window, where, limit)
+            return rows(await queries.search_window(window, where, limit, cursor), response)
         if text is not None:
-            return await queries.search_text(text, where, limit)
+            return rows(await queries.search_text(text, where, limit, cursor), response)
         raise HTTPException(422, "give text=... or window=..., or POST a clip to /v1/search/audio")
 
     @api.post("/v1/search/audio")
     async def search_audio(
-        request: Request, stream: Text = None, from_ms: Number = None, to_ms: Number = None, limit: Limit = 10
-    ) -> list[dict[str, Any]]:
+        request: Request,
+        response: Response,
+        stream: Text = None,
+        from_ms: Number = None,
+        to_ms: Number = None,
+        limit: Limit = 10,
+        cursor: Cursor = None,
+    ) -> list[Row]:
         encoded = bytearray()
         async for chunk in request.stream():
             encoded += chunk
             if len(encoded) > _MAX_CLIP_BYTES:
                 raise HTTPException(413, f"a clip to search for may have {_MAX_CLIP_BYTES} bytes")
-        return await queries.search_audio(bytes(encoded), Filter(stream=stream, from_ms=from_ms, to_ms=to_ms), limit)
+        where = Filter(stream=stream, from_ms=from_ms, to_ms=to_ms)
+        return rows(await queries.search_audio(bytes(encoded), where, limit, cursor), response)
 
     @api.get("/v1/windows")
     async def windows(
-        stream: Text = None, from_ms: Number = None, to_ms: Number = None, limit: Limit = 100
-    ) -> list[dict[str, Any]]:
-        return await queries.windows(Filter(stream=stream, from_ms=from_ms, to_ms=to_ms), limit)
+        response: Response,
+        stream: Text = None,
+        from_ms: Number = None,
+        to_ms: Number = None,
+        limit: Limit = 100,
+        cursor: Cursor = None,
+    ) -> list[Row]:
+        where = Filter(stream=stream, from_ms=from_ms, to_ms=to_ms)
+        return rows(await queries.windows(where, limit, cursor), response)
 
     @api.get("/v1/incidents")
-    async def incidents(stream: Text = None, from_ms: Number = None, to_ms: Number = None) -> list[dict[str, Any]]:
-        return await queries.incidents(Filter(stream=stream, from_ms=from_ms, to_ms=to_ms))
+    async def incidents(
+        response: Response,
+        stream: Text = None,
+        from_ms: Number = None,
+        to_ms: Number = None,
+        limit: Limit = MAX_ROWS,
+        cursor: Cursor = None,
+    ) -> list[Row]:
+        where = Filter(stream=stream, from_ms=from_ms, to_ms=to_ms)
+        return rows(await queries.incidents(where, limit, cursor), response)
 
     @api.get("/v1/export")
     async def export() -> Response:
+        exported = queries.export()
+        # the first row before the status line: a store that is away is a 503, not a 200 that breaks off
+        first = await anext(exported, None)
+
         async def lines() -> AsyncIterator[bytes]:
-            async for row in queries.export():
-                yield msgspec.json.encode(row) + b"\n"
+            if first is not None:
+                yield msgspec.json.encode(first) + b"\n"
+            async with contextlib.aclosing(exported):
+                async for row in exported:
+                    yield msgspec.json.encode(row) + b"\n"
 
         return StreamingResponse(lines(), media_type="application/x-ndjson")
 
@@ -112,13 +157,13 @@ def make_api(live: Live) -> FastAPI:
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Any:
-        """Signals are the process's own business."""
+        """The process handles signals itself."""
         yield
 
 
 @contextlib.asynccontextmanager
 async def serve(live: Live, settings: Settings) -> AsyncIterator[str]:
-    """Serve until left; yields the address, which is also in `<state>/worker.json` for the other commands."""
+    """Serve until the context ends; yields the address, also written to `<state>/worker.json` for other commands."""
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -156,7 +201,7 @@ def _write_note(path: Path, url: str, settings: Settings) -> None:
 
 
 def _absolute(store_url: str) -> str:
-    """As those see it who ask from another folder."""
+    """A store URL that means the same in another working folder."""
     folder = store_url.removeprefix("edge:")
     return f"edge:{Path(folder).resolve()}" if folder != store_url else store_url
 

@@ -1,4 +1,4 @@
-"""Commands that ask what is stored: search, streams, incidents, export."""
+"""Commands that query stored windows: search, streams, incidents, export."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from streams.cli.common import (
     ToOption,
     clock,
     console,
+    errors,
     examples,
     lasted,
     parse_range,
@@ -30,7 +31,13 @@ from streams.cli.common import (
     say,
     settings_of,
 )
+from streams.serving.pages import Page, every
 from streams.store.base import Filter
+
+CursorOption = Annotated[
+    str | None, typer.Option("--cursor", metavar="CURSOR", help="Where the page before ended, as it was printed there.")
+]
+RowsOption = Annotated[int, typer.Option("--limit", min=1, max=1000, metavar="N", help="At most so many.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -43,7 +50,10 @@ def register(app: typer.Typer) -> None:
             "sensorium search --window 70ac4cd7-8dfb-5a1e-9f0c-2f6f8c1f0a11 --json",
         ),
     )(search)
-    app.command(short_help="List every stream and how it is.", epilog=examples("sensorium streams"))(streams)
+    app.command(
+        short_help="List every stream and how it is.",
+        epilog=examples("sensorium streams", "sensorium streams --limit 100   # prints how to see the next page"),
+    )(streams)
     app.command(
         short_help="List incidents with their reasons.",
         epilog=examples(
@@ -67,7 +77,8 @@ def search(
     stream: StreamOption = None,
     from_: FromOption = None,
     to: ToOption = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="At most so many.")] = 10,
+    limit: RowsOption = 10,
+    cursor: CursorOption = None,
     state: StateOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
@@ -83,19 +94,20 @@ def search(
     where = Filter(stream=stream, from_ms=start, to_ms=end)
     encoded = audio.read_bytes() if audio is not None else None
 
-    async def ask() -> list[dict[str, Any]]:
+    async def ask() -> Page:
         from streams.serving.client import open_queries
 
         async with open_queries(settings) as queries:
             if text is not None:
-                return await queries.search_text(text, where, limit)
+                return await queries.search_text(text, where, limit, cursor)
             if encoded is not None:
-                return await queries.search_audio(encoded, where, limit)
-            return await queries.search_window(window or "", where, limit)
+                return await queries.search_audio(encoded, where, limit, cursor)
+            return await queries.search_window(window or "", where, limit, cursor)
 
     rows = run_async(ask())
     if as_json:
         print_json(rows)
+        _say_next(rows)
         return
     if not rows:
         say(f"no moments{_of(where)}; what there is: sensorium streams")
@@ -106,6 +118,13 @@ def search(
         cells.append((clock(row["start"]), row["stream"], f"{row['similarity']:.3f}", row["status"], said))
     print_table(("time (UTC)", "stream", "similar", "status", "said"), cells, folded=4)
     say(f"like the first: sensorium search --window {rows[0]['id']}", "dim")
+    _say_next(rows)
+
+
+def _say_next(page: Page) -> None:
+    """How to get the page that follows, if there is one; on standard error, which a program does not read."""
+    if page.next is not None:
+        errors.print(f"there are more: the same command with --cursor {page.next}", markup=False, soft_wrap=True)
 
 
 def _of(where: Filter) -> str:
@@ -118,22 +137,29 @@ def _of(where: Filter) -> str:
     return said
 
 
-def streams(state: StateOption = None, store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """List every stream: how many windows, when it was last heard, how it is.
+def streams(
+    limit: RowsOption = 1000,
+    cursor: CursorOption = None,
+    state: StateOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List every stream: how many windows, when its last one ended, how it is.
 
     A score of 1 is the line at which an alarm begins; "warming" streams are still learning what is normal.
     """
     settings = settings_of(state, None, store)
 
-    async def ask() -> list[dict[str, Any]]:
+    async def ask() -> Page:
         from streams.serving.client import open_queries
 
         async with open_queries(settings) as queries:
-            return await queries.streams()
+            return await queries.streams(limit, cursor)
 
     rows = run_async(ask())
     if as_json:
         print_json(rows)
+        _say_next(rows)
         return
     if not rows:
         say("no windows are stored yet; send some events, or see: sensorium simulate --help")
@@ -147,6 +173,7 @@ def streams(state: StateOption = None, store: StoreOption = None, as_json: JsonO
             (row["stream"], str(row["windows"]), clock(row["end"]), status, score, " ".join(row["modalities"]))
         )
     print_table(names, cells, folded=5)
+    _say_next(rows)
 
 
 def incidents(
@@ -156,20 +183,24 @@ def incidents(
     against: Annotated[
         Path | None, typer.Option("--against", metavar="FILE", help="A labels.csv to compare with.")
     ] = None,
+    limit: RowsOption = 1000,
+    cursor: CursorOption = None,
     state: StateOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List incidents with their reasons; with --against, say what was found, missed and false."""
+    """List incidents with their reasons; with --against, of all of them what was found, missed and false."""
     start, end = parse_range(from_, to)
     settings = settings_of(state, None, store)
     where = Filter(stream=stream, from_ms=start, to_ms=end)
 
-    async def ask() -> list[dict[str, Any]]:
+    async def ask() -> Page:
         from streams.serving.client import open_queries
 
         async with open_queries(settings) as queries:
-            return await queries.incidents(where)
+            if against is None:
+                return await queries.incidents(where, limit, cursor)
+            return Page([row async for row in every(lambda cursor: queries.incidents(where, cursor=cursor))])
 
     labels = None
     if against is not None:
@@ -187,10 +218,12 @@ def incidents(
         score = score_incidents(labels, spans)
     if as_json:
         print_json(rows if score is None else {"incidents": rows, "labels": score.to_json()})
+        _say_next(rows)
         return
     for row in rows:
         _print_incident(row)
     say(f"{len(rows)} incidents{_of(where)}")
+    _say_next(rows)
     if score is not None:
         from streams.sources.incident_scoring import label_table
 

@@ -25,7 +25,6 @@ from rich.table import Table
 from models.errors import ModelError
 from streams.errors import ConfigError, DataError, DependencyError, SensoriumError, UsageError
 from streams.settings import Settings, load_settings
-from streams.store.base import StoreUnavailable
 
 T = TypeVar("T")
 CommandError = UsageError  # wrong options or arguments; the message names the right ones
@@ -117,9 +116,6 @@ def fail(error: BaseException) -> NoReturn:
         message = f"{error.filename}: {error.strerror}"
     elif isinstance(error, KafkaError):
         message = f"Kafka: {message}; check it with: sensorium doctor"
-    elif isinstance(error, StoreUnavailable):
-        hint = "start the Qdrant server there, or name another with --store (its gRPC port: store_grpc_port)"
-        message += f"; {hint}; check it with: sensorium doctor"
     errors.print(f"[bold red]error:[/] {_escaped(message)}", soft_wrap=True)
     if os.environ.get("SENSORIUM_TRACEBACK"):
         raise error

@@ -49,14 +49,19 @@ def list_(state: StateOption = None, store: StoreOption = None, as_json: JsonOpt
     settings = settings_of(state, None, store)
 
     async def ask() -> list[dict[str, Any]]:
+        from functools import partial
+
         from streams.serving.client import open_queries, worker_url
+        from streams.serving.pages import MAX_ROWS, every
         from streams.serving.versions import describe
 
         rows = await describe(settings)
         for row in rows:  # an embedded store that a worker has open
             if row["role"] == "serving" and row["windows"] is None and worker_url(settings.state) is not None:
                 async with open_queries(settings) as queries:
-                    row["windows"] = sum(stream["windows"] for stream in await queries.streams())
+                    row["windows"] = sum(
+                        [stream["windows"] async for stream in every(partial(queries.streams, MAX_ROWS))]
+                    )
         return rows
 
     rows = run_async(ask())

@@ -1,4 +1,4 @@
-"""Asking stored windows: through the worker that has the store open, or by opening the store ourselves."""
+"""Queries from another process: through the worker that has the store open, or on the store itself."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,54 +14,57 @@ import httpx
 import msgspec
 
 from models.interface import WindowModel
-from streams.serving.queries import Queries, QueryError, Row, StoreQueries
+from streams.errors import SensoriumError
+from streams.serving.pages import MAX_ROWS, Page, Row
+from streams.serving.queries import Queries, QueryError, StoreQueries
 from streams.serving.versions import Registry, load_configured, serving_version
 from streams.settings import Settings
 from streams.store import open_collections
-from streams.store.base import Filter
+from streams.store.base import Filter, StoreUnavailable
 
 _TIMEOUT_S = 60.0
 
 
 class RemoteQueries:
-    """The questions of `Queries`, put to a worker's local API."""
+    """`Queries` through a worker's local API. Raises `StoreUnavailable` where that answers 503."""
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         self._http = http
 
-    async def search_text(self, text: str, where: Filter, limit: int) -> list[Row]:
-        return await self._get("/v1/search", where, text=text, limit=limit)
+    async def search_text(self, text: str, where: Filter, limit: int, cursor: str | None = None) -> Page:
+        return await self._get("/v1/search", where, text=text, limit=limit, cursor=cursor)
 
-    async def search_window(self, id: str, where: Filter, limit: int) -> list[Row]:
-        return await self._get("/v1/search", where, window=id, limit=limit)
+    async def search_window(self, id: str, where: Filter, limit: int, cursor: str | None = None) -> Page:
+        return await self._get("/v1/search", where, window=id, limit=limit, cursor=cursor)
 
-    async def search_audio(self, encoded: bytes, where: Filter, limit: int) -> list[Row]:
-        params = _params(where) | {"limit": limit}
-        return _answer(await self._http.post("/v1/search/audio", params=params, content=encoded))
+    async def search_audio(self, encoded: bytes, where: Filter, limit: int, cursor: str | None = None) -> Page:
+        params = _params(where, limit=limit, cursor=cursor)
+        return _page(await self._http.post("/v1/search/audio", params=params, content=encoded))
 
-    async def streams(self) -> list[Row]:
-        return await self._get("/v1/streams", Filter())
+    async def streams(self, limit: int = MAX_ROWS, cursor: str | None = None) -> Page:
+        return await self._get("/v1/streams", Filter(), limit=limit, cursor=cursor)
 
-    async def incidents(self, where: Filter) -> list[Row]:
-        return await self._get("/v1/incidents", where)
+    async def incidents(self, where: Filter, limit: int = MAX_ROWS, cursor: str | None = None) -> Page:
+        return await self._get("/v1/incidents", where, limit=limit, cursor=cursor)
 
-    async def windows(self, where: Filter, limit: int) -> list[Row]:
-        return await self._get("/v1/windows", where, limit=limit)
+    async def windows(self, where: Filter, limit: int, cursor: str | None = None) -> Page:
+        return await self._get("/v1/windows", where, limit=limit, cursor=cursor)
 
-    async def export(self) -> AsyncIterator[Row]:
+    async def export(self) -> AsyncGenerator[Row, None]:
         async with self._http.stream("GET", "/v1/export") as response:
             if response.is_error:
-                raise QueryError(f"the worker answered {response.status_code}; see its log")
+                await response.aread()
+                raise _failure(response)
             async for line in response.aiter_lines():
                 yield msgspec.json.decode(line)
 
-    async def _get(self, path: str, where: Filter, **params: Any) -> list[Row]:
-        return _answer(await self._http.get(path, params=_params(where) | params))
+    async def _get(self, path: str, where: Filter, **params: Any) -> Page:
+        return _page(await self._http.get(path, params=_params(where, **params)))
 
 
 @contextlib.asynccontextmanager
 async def open_queries(settings: Settings) -> AsyncIterator[Queries]:
-    """Whoever can answer: a live worker on this state folder that works on this store, else the store itself."""
+    """Through the worker that runs on this state folder and this store, if one does; else on the store itself."""
     url = worker_url(settings.state, settings.store_url)
     if url is not None:
         async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_S, trust_env=False) as http:
@@ -119,18 +122,22 @@ def _load_model(settings: Settings, version: str) -> WindowModel:
     return registry.load(version)
 
 
-def _params(where: Filter) -> dict[str, Any]:
-    given = {"stream": where.stream, "from_ms": where.from_ms, "to_ms": where.to_ms}
+def _params(where: Filter, **more: Any) -> dict[str, Any]:
+    given = {"stream": where.stream, "from_ms": where.from_ms, "to_ms": where.to_ms} | more
     return {key: value for key, value in given.items() if value is not None}
 
 
-def _answer(response: httpx.Response) -> list[Row]:
+def _page(response: httpx.Response) -> Page:
     if response.is_error:
-        try:
-            said = response.json()
-            reason = said.get("error") or said.get("detail")
-        except ValueError:
-            reason = response.text[:200]
-        raise QueryError(str(reason))
-    rows: list[Row] = response.json()
-    return rows
+        raise _failure(response)
+    return Page(response.json(), response.headers.get("x-next-cursor"))
+
+
+def _failure(response: httpx.Response) -> SensoriumError:
+    """What the worker's answer says went wrong."""
+    try:
+        content = response.json()
+        reason = str(content.get("error") or content.get("detail"))
+    except (ValueError, AttributeError):
+        reason = f"the worker answered {response.status_code}: {response.text[:200]}; see its log"
+    return StoreUnavailable(reason) if response.status_code == 503 else QueryError(reason)

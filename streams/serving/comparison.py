@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from statistics import fmean
 from typing import Any
 
-from streams.serving.queries import Queries, Row
+from streams.serving.pages import MAX_ROWS, Row, every
+from streams.serving.queries import Queries
 from streams.store.base import Filter
 
 _NEIGHBOURS = 10
@@ -54,7 +56,10 @@ async def compare(
     serving: Queries, candidate: Queries, versions: tuple[str, str], new_id: Callable[[str, int], str]
 ) -> Comparison:
     """Ask both sides the same questions. `new_id`: a window's id under the candidate, by stream and start."""
-    counts = [{row["stream"]: int(row["windows"]) for row in await side.streams()} for side in (serving, candidate)]
+    counts = [
+        {row["stream"]: int(row["windows"]) async for row in every(partial(side.streams, MAX_ROWS))}
+        for side in (serving, candidate)
+    ]
     old_rows, new_rows = [await side.windows(Filter(), _NEWEST) for side in (serving, candidate)]
     old_by_key, new_by_key = ({_key(row): row for row in rows} for rows in (old_rows, new_rows))
     shared = sorted(old_by_key.keys() & new_by_key.keys())
@@ -65,7 +70,9 @@ async def compare(
         new = await candidate.search_window(new_id(*key), Filter(), _NEIGHBOURS)
         overlaps.append(overlap([_key(row) for row in old], [_key(row) for row in new]))
     said = _spread(sorted({text for key in shared for text in old_by_key[key]["captions"]}), _CAPTIONS)
-    incidents = [await side.incidents(Filter()) for side in (serving, candidate)]
+    incidents = [
+        [row async for row in every(partial(side.incidents, Filter(), MAX_ROWS))] for side in (serving, candidate)
+    ]
     sides = []
     for side, name, count, rows, found in zip(
         (serving, candidate), versions, counts, (old_by_key, new_by_key), incidents, strict=True

@@ -45,6 +45,8 @@ class Health:
         still_s = now - self._moved_at
         alive = still_s < _STUCK_S
         reasons = [f"waiting for {name}" for name in waiting]
+        if worker.store_waiting and worker.store.waiting_for is not None:
+            reasons[0] += f": {worker.store.waiting_for}"
         if self.live.waits_for is not None:
             reasons.append(self.live.waits_for)
         if not worker.joined:

@@ -1,7 +1,8 @@
-"""What people ask of stored windows: moments like this, streams, incidents, an export. The store answers.
+"""Questions about stored windows: moments like this, streams, incidents, an export.
 
 The same questions are put to a store in this process (`StoreQueries`) or to the worker that has it open
-(`client.RemoteQueries`); answers are plain dicts, as the local API sends them.
+(`client.RemoteQueries`); answers are plain dicts, as the local API sends them. Nothing here retries: while the store is
+away every question raises `StoreUnavailable`.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +19,12 @@ from numpy.typing import NDArray
 from models.interface import WindowModel
 from streams.errors import DataError
 from streams.events.types import MODALITIES
-from streams.store.base import Filter, Hit, Point, VectorStore
+from streams.serving.incident_page import IncidentPage
+from streams.serving.pages import MAX_ROWS, CursorError, Page, Row, decode_cursor, encode_cursor
+from streams.store.base import Filter, Hit, Point, Vector, VectorStore
 
-Row = dict[str, Any]
+_DEEPEST = 10_000  # moments that a search can be paged through
+_TIES = 1_000  # moments of one similarity among which a page is cut by id
 
 
 class QueryError(DataError):
@@ -28,15 +32,15 @@ class QueryError(DataError):
 
 
 class Queries(Protocol):
-    """Times are epoch ms; `limit` bounds the answer."""
+    """Times are epoch ms. A page has at most `limit` rows; `cursor` is the `next` of the page before."""
 
-    async def search_text(self, text: str, where: Filter, limit: int) -> list[Row]: ...
-    async def search_audio(self, encoded: bytes, where: Filter, limit: int) -> list[Row]: ...
-    async def search_window(self, id: str, where: Filter, limit: int) -> list[Row]: ...
-    async def streams(self) -> list[Row]: ...
-    async def incidents(self, where: Filter) -> list[Row]: ...
-    async def windows(self, where: Filter, limit: int) -> list[Row]: ...
-    def export(self) -> AsyncIterator[Row]: ...
+    async def search_text(self, text: str, where: Filter, limit: int, cursor: str | None = None) -> Page: ...
+    async def search_audio(self, encoded: bytes, where: Filter, limit: int, cursor: str | None = None) -> Page: ...
+    async def search_window(self, id: str, where: Filter, limit: int, cursor: str | None = None) -> Page: ...
+    async def streams(self, limit: int = MAX_ROWS, cursor: str | None = None) -> Page: ...
+    async def incidents(self, where: Filter, limit: int = MAX_ROWS, cursor: str | None = None) -> Page: ...
+    async def windows(self, where: Filter, limit: int, cursor: str | None = None) -> Page: ...
+    def export(self) -> AsyncGenerator[Row, None]: ...
 
 
 class StoreQueries:
@@ -46,63 +50,118 @@ class StoreQueries:
         self._store = store
         self._load = model
 
-    async def search_text(self, text: str, where: Filter, limit: int) -> list[Row]:
-        """Moments nearest to a text, by what was heard, read or said in them."""
+    async def search_text(self, text: str, where: Filter, limit: int, cursor: str | None = None) -> Page:
+        """Moments nearest to a text, by sounds, readings or captions: the best of its modalities counts."""
         if not text.strip():
             raise QueryError("nothing to search for: give some words, as in: sensorium search --text 'grinding noise'")
         vector = await asyncio.to_thread(lambda: self._load().embed_text(text))
-        return await self._near(vector, where, limit)
+        return await self._nearest(vector, ("joint", "caption", "audio", "sensor"), where, limit, cursor)
 
-    async def search_audio(self, encoded: bytes, where: Filter, limit: int) -> list[Row]:
+    async def search_audio(self, encoded: bytes, where: Filter, limit: int, cursor: str | None = None) -> Page:
         """Moments nearest to a sound, given as an encoded clip."""
         samples = await _decode(encoded)
         vector = await asyncio.to_thread(lambda: self._load().embed_audio(samples))
-        hits = await self._store.search(vector, using="audio", where=where, limit=limit)
-        return [_moment(hit) for hit in hits]
+        return await self._nearest(vector, ("audio",), where, limit, cursor)
 
-    async def search_window(self, id: str, where: Filter, limit: int) -> list[Row]:
+    async def search_window(self, id: str, where: Filter, limit: int, cursor: str | None = None) -> Page:
         """Moments nearest to a stored window, which itself is left out."""
         found = await self._store.get([id], vectors=True) if _is_id(id) else []
         if not found:
             raise QueryError(f"no window {id} is stored; ids are shown by: sensorium search --json")
-        hits = await self._store.search(found[0].vectors["joint"], where=where, limit=limit + 1)
-        return [_moment(hit) for hit in hits if hit.point.id != id][:limit]
+        return await self._nearest(found[0].vectors["joint"], ("joint",), where, limit, cursor, without=found[0].id)
 
-    async def _near(self, vector: NDArray[np.float32], where: Filter, limit: int) -> list[Row]:
-        # a moment may match by any of its modalities: each is asked, and its best score counts
+    async def _nearest(
+        self,
+        vector: Vector,
+        names: Sequence[str],
+        where: Filter,
+        limit: int,
+        cursor: str | None,
+        without: str | None = None,
+    ) -> Page:
+        """A page of moments by (similarity descending, id).
+
+        An engine gives the best `asked` of each named vector, ties cut anywhere: what is more similar than the worst
+        that it gave is complete. More is asked until that fills the page.
+        """
+        seen, after = 0, None
+        if cursor is not None:
+            seen, score, id = decode_cursor("moments", cursor, int, float, str)
+            after = (-score, id)
+        if not 0 <= seen < _DEEPEST:
+            raise QueryError(f"a search shows its {_DEEPEST:,} nearest moments; narrow it by stream or time")
+        asked = seen + limit + (1 if without is None else 2)
+        most = asked + _TIES
+        while True:
+            hits, complete_above = await self._best(vector, names, where, asked)
+            ranked = [hit for hit in hits if hit.point.id != without and (after is None or _rank(hit) > after)]
+            complete = sum(hit.score > complete_above for hit in ranked)
+            ended = complete_above == -np.inf
+            if complete >= limit or ended or asked >= most:
+                break
+            asked = min(2 * asked, most)
+        shown = ranked[:limit]
+        more = len(ranked) > limit or not ended
+        last = shown[-1] if shown else None
+        following = (
+            None if last is None or not more else encode_cursor("moments", seen + limit, last.score, last.point.id)
+        )
+        return Page(map(_moment, shown), following)
+
+    async def _best(self, vector: Vector, names: Sequence[str], where: Filter, asked: int) -> tuple[list[Hit], float]:
+        """The best hits of each named vector as one ranking, and the score above which none is missing."""
         best: dict[str, Hit] = {}
-        for using in ("joint", "caption", "audio", "sensor"):
-            for hit in await self._store.search(vector, using=using, where=where, limit=limit):
+        complete_above = -np.inf
+        for using in names:
+            hits = await self._store.search(vector, using=using, where=where, limit=asked)
+            for hit in hits:
                 if hit.point.id not in best or hit.score > best[hit.point.id].score:
                     best[hit.point.id] = hit
-        ordered = sorted(best.values(), key=lambda hit: (-hit.score, hit.point.id))
-        return [_moment(hit) for hit in ordered[:limit]]
+            if len(hits) >= asked:
+                complete_above = max(complete_above, min(hit.score for hit in hits))
+        return sorted(best.values(), key=_rank), complete_above
 
-    async def streams(self) -> list[Row]:
-        """Every stream: windows, when it was last heard, and how it is."""
-        rows = []
-        for stream, windows in sorted((await self._store.streams()).items()):
-            async for point in self._store.scroll(Filter(stream=stream), descending=True, limit=1):
-                payload = point.payload
-                keys = ("end", "status", "score", "incident", "modalities")
-                rows.append({"stream": stream, "windows": windows} | {key: payload[key] for key in keys})
-        return rows
+    async def streams(self, limit: int = MAX_ROWS, cursor: str | None = None) -> Page:
+        """Every stream by name: its number of windows, the end of its last one, and how it is.
 
-    async def incidents(self, where: Filter) -> list[Row]:
-        """Every incident with its steps, by the time it opened."""
-        steps: dict[str, dict[int, Mapping[str, Any]]] = {}
-        only = Filter(where.stream, where.from_ms, where.to_ms, where.incident, incident_step=True)
-        async for point in self._store.scroll(only):
+        Two requests to the store, however many streams there are.
+        """
+        after = "" if cursor is None else decode_cursor("streams", cursor, str)[0]
+        counts = await self._store.streams()
+        names = sorted(name for name in counts if name > after)
+        latest = await self._store.latest(names[:limit])
+        keys = ("end", "status", "score", "incident", "modalities")
+        rows = [
+            {"stream": name, "windows": counts[name]} | {key: latest[name].payload[key] for key in keys}
+            for name in names[:limit]
+            if name in latest  # retention may have deleted it since it was counted
+        ]
+        return Page(rows, encode_cursor("streams", names[limit - 1]) if len(names) > limit else None)
+
+    async def incidents(self, where: Filter, limit: int = MAX_ROWS, cursor: str | None = None) -> Page:
+        """Incidents with their steps, by the time they opened and then by id."""
+        found = IncidentPage(limit, None if cursor is None else decode_cursor("incidents", cursor, int, str, int))
+        from_ms = max((ms for ms in (where.from_ms, found.from_ms) if ms is not None), default=None)
+        steps = Filter(where.stream, from_ms, where.to_ms, where.incident, incident_step=True)
+        async for point in self._store.scroll(steps):
+            if found.complete(point.payload["start"]):
+                break
             for step in point.payload["steps"]:
-                steps.setdefault(step["id"], {})[step["sequence"]] = step
-        rows = [_incident([known[n] for n in sorted(known)]) for known in steps.values()]
-        return sorted(rows, key=lambda row: (row["opened_ms"], row["id"]))
+                found.add(step, point.payload["start"])
+        return found.page()
 
-    async def windows(self, where: Filter, limit: int) -> list[Row]:
+    async def windows(self, where: Filter, limit: int, cursor: str | None = None) -> Page:
         """The newest windows, without vectors."""
-        return [_window(point) async for point in self._store.scroll(where, descending=True, limit=limit)]
+        after = None if cursor is None else decode_cursor("windows", cursor, int, str)
+        position = None if after is None else (after[0], after[1])
+        if position is not None and not _is_id(position[1]):
+            raise CursorError("the cursor names no window: take that of the page before")
+        points = [p async for p in self._store.scroll(where, descending=True, limit=limit + 1, after=position)]
+        last = points[limit - 1] if len(points) > limit else None
+        following = None if last is None else encode_cursor("windows", int(last.payload["start"]), last.id)
+        return Page(map(_window, points[:limit]), following)
 
-    async def export(self) -> AsyncIterator[Row]:
+    async def export(self) -> AsyncGenerator[Row, None]:
         """Every stored window; the caller sorts by id."""
         async for point in self._store.scroll(Filter(), vectors=True):
             payload = point.payload
@@ -120,6 +179,10 @@ class StoreQueries:
                 "score": payload["score"],
                 "incident": payload["incident"],
             }
+
+
+def _rank(hit: Hit) -> tuple[float, str]:
+    return (-hit.score, hit.point.id)
 
 
 def _is_id(text: str) -> bool:
@@ -150,19 +213,3 @@ def _window(point: Point) -> Row:
 
 def _moment(hit: Hit) -> Row:
     return {"similarity": round(hit.score, 4)} | _window(hit.point)
-
-
-def _incident(steps: list[Mapping[str, Any]]) -> Row:
-    first, last = steps[0], steps[-1]
-    return {
-        "id": first["id"],
-        "stream": first["stream"],
-        "state": "closed" if last["kind"] in ("closed", "adopted") else "open",
-        "opened_ms": first["opened_ms"],
-        "onset_ms": first.get("onset_ms"),
-        "closed_ms": last.get("closed_ms"),
-        "severity": max(step["severity"] for step in steps),
-        "modalities": first.get("modalities", {}),
-        "text": first["text"],
-        "steps": [dict(step) for step in steps],
-    }

@@ -1,7 +1,8 @@
 """The worker that serves now, and its successor when another model version is promoted or rolled back to.
 
-A question is put to one worker's store with that worker's model, both held until it is answered: a query vector never
-meets another version's windows, and no question fails while one worker follows another.
+A query goes to one worker's store with that worker's model, both held until it is answered: a query vector never
+meets another version's windows, and no query fails while one worker follows another. Queries use the store without
+retries: while it is away they fail at once, and a takeover does not wait for them.
 """
 
 from __future__ import annotations
@@ -9,54 +10,55 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import structlog
 
 from models.errors import ModelError
 from streams.pipeline.status import Board
-from streams.serving.queries import Row, StoreQueries
+from streams.serving.pages import MAX_ROWS, Page, Row
+from streams.serving.queries import StoreQueries
 from streams.serving.versions import VersionError, load_version
 from streams.serving.worker import Worker
 from streams.settings import Settings
 from streams.store import open_collections
-from streams.store.base import Filter, StoreError, VectorStore
+from streams.store.base import Filter, StoreError, StoreUnavailable, VectorStore
 
 log = structlog.get_logger(__name__)
 _LOOK_EVERY_S = 1.0
-_CATCH_UP_S = 60.0  # how long the old worker's windows are asked while the new one reads the last of the inputs again
-_LEAVE_S = 30.0  # how long a question may take before its store is closed under it
+_CATCH_UP_S = 60.0  # how long the old worker answers queries while the new one reads the last of the inputs again
+_DRAIN_S = 30.0  # how long a query may take before its store is closed under it
 
 
-class _Desk:
-    """A worker's model and store as one, with the number of questions that are being answered."""
+class _ServingVersion:
+    """A worker's model and store as one, with the number of queries in flight."""
 
     def __init__(self, worker: Worker) -> None:
         self.version = worker.version.name
-        self.store = worker.store
-        self.queries = StoreQueries(worker.store, lambda: worker.model)
-        self._asking = 0
-        self._empty = asyncio.Event()
-        self._empty.set()
+        self.store = worker.query_store
+        self.queries = StoreQueries(worker.query_store, lambda: worker.model)
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     @contextlib.asynccontextmanager
-    async def ask(self) -> AsyncIterator[StoreQueries]:
-        self._asking += 1
-        self._empty.clear()
+    async def acquire(self) -> AsyncIterator[StoreQueries]:
+        self._in_flight += 1
+        self._idle.clear()
         try:
             yield self.queries
         finally:
-            self._asking -= 1
-            if not self._asking:
-                self._empty.set()
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._idle.set()
 
-    async def leave(self) -> None:
-        """Until nobody asks any more."""
+    async def drain(self) -> None:
+        """Wait for the queries in flight."""
         with contextlib.suppress(TimeoutError):
-            # not wait_for, which may forget that it was cancelled (until 3.12): who follows versions must hear it
-            async with asyncio.timeout(_LEAVE_S):
-                await self._empty.wait()
+            # not wait_for, which may lose a cancellation (until 3.12) that `run` relies on
+            async with asyncio.timeout(_DRAIN_S):
+                await self._idle.wait()
 
 
 class Live:
@@ -68,11 +70,12 @@ class Live:
         self.worker = Worker(settings, bootstrap, board=board)
         self.waits_for: str | None = None  # why a version that should serve cannot be started here
         self._open = contextlib.AsyncExitStack()  # what closes the worker
-        self._before: tuple[_Desk, contextlib.AsyncExitStack] | None = None  # answers until the worker has caught up
+        # the version before: it answers until the worker has caught up
+        self._before: tuple[_ServingVersion, contextlib.AsyncExitStack] | None = None
 
     async def __aenter__(self) -> Live:
         await self._open.enter_async_context(self.worker)
-        self._desk = _Desk(self.worker)
+        self._serving = _ServingVersion(self.worker)
         return self
 
     async def __aexit__(self, *error: Any) -> None:
@@ -82,8 +85,8 @@ class Live:
 
     @property
     def answers(self) -> str:
-        """The version that questions are answered by."""
-        return self._desk.version
+        """The version that queries are answered by."""
+        return self._serving.version
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; an error in the worker is raised."""
@@ -97,10 +100,10 @@ class Live:
             leaving.set()
             successor = await _settled(following)
             try:
-                await working  # it finishes what it has begun; its store stays open for those who ask
+                await working  # it finishes what is in flight; its store stays open for queries
             finally:
                 if successor is not None:
-                    self._before = self._desk, self._open
+                    self._before = self._serving, self._open
                     self.worker, self._open = successor
             if successor is None or stop.is_set():
                 return
@@ -112,15 +115,14 @@ class Live:
             await self._hand_over(*self._before)
         return await self._successor(self.worker)
 
-    async def _hand_over(self, desk: _Desk, exits: contextlib.AsyncExitStack) -> None:
+    async def _hand_over(self, before: _ServingVersion, exits: contextlib.AsyncExitStack) -> None:
         """Let the new worker answer once it has stored what the old one had, or after a minute."""
         deadline = time.monotonic() + _CATCH_UP_S
-        reached = await _newest_ms(desk.store)
-        while await _newest_ms(self.worker.store) < reached and time.monotonic() < deadline:
+        while time.monotonic() < deadline and not await _reached(self.worker.query_store, before.store):
             await asyncio.sleep(0.25)
-        self._desk = _Desk(self.worker)
-        log.info("another model version answers", version=self.answers, was=desk.version)
-        await desk.leave()
+        self._serving = _ServingVersion(self.worker)
+        log.info("another model version answers", version=self.answers, was=before.version)
+        await before.drain()
         await exits.aclose()
         self._before = None
 
@@ -149,36 +151,44 @@ class Live:
                     self.waits_for = None
                     return successor, exits
 
-    # -- questions -----------------------------------------------------------------------------------------------
+    # -- queries -------------------------------------------------------------------------------------------------
 
-    async def search_text(self, text: str, where: Filter, limit: int) -> list[Row]:
-        async with self._desk.ask() as queries:
-            return await queries.search_text(text, where, limit)
+    async def search_text(self, text: str, where: Filter, limit: int, cursor: str | None = None) -> Page:
+        async with self._serving.acquire() as queries:
+            return await queries.search_text(text, where, limit, cursor)
 
-    async def search_audio(self, encoded: bytes, where: Filter, limit: int) -> list[Row]:
-        async with self._desk.ask() as queries:
-            return await queries.search_audio(encoded, where, limit)
+    async def search_audio(self, encoded: bytes, where: Filter, limit: int, cursor: str | None = None) -> Page:
+        async with self._serving.acquire() as queries:
+            return await queries.search_audio(encoded, where, limit, cursor)
 
-    async def search_window(self, id: str, where: Filter, limit: int) -> list[Row]:
-        async with self._desk.ask() as queries:
-            return await queries.search_window(id, where, limit)
+    async def search_window(self, id: str, where: Filter, limit: int, cursor: str | None = None) -> Page:
+        async with self._serving.acquire() as queries:
+            return await queries.search_window(id, where, limit, cursor)
 
-    async def streams(self) -> list[Row]:
-        async with self._desk.ask() as queries:
-            return await queries.streams()
+    async def streams(self, limit: int = MAX_ROWS, cursor: str | None = None) -> Page:
+        async with self._serving.acquire() as queries:
+            return await queries.streams(limit, cursor)
 
-    async def incidents(self, where: Filter) -> list[Row]:
-        async with self._desk.ask() as queries:
-            return await queries.incidents(where)
+    async def incidents(self, where: Filter, limit: int = MAX_ROWS, cursor: str | None = None) -> Page:
+        async with self._serving.acquire() as queries:
+            return await queries.incidents(where, limit, cursor)
 
-    async def windows(self, where: Filter, limit: int) -> list[Row]:
-        async with self._desk.ask() as queries:
-            return await queries.windows(where, limit)
+    async def windows(self, where: Filter, limit: int, cursor: str | None = None) -> Page:
+        async with self._serving.acquire() as queries:
+            return await queries.windows(where, limit, cursor)
 
-    async def export(self) -> AsyncIterator[Row]:
-        async with self._desk.ask() as queries:
+    async def export(self) -> AsyncGenerator[Row, None]:
+        async with self._serving.acquire() as queries:
             async for row in queries.export():
                 yield row
+
+
+async def _reached(store: VectorStore, other: VectorStore) -> bool:
+    """Whether a store holds windows as new as another's; not while either is away."""
+    try:
+        return await _newest_ms(store) >= await _newest_ms(other)
+    except StoreUnavailable:
+        return False
 
 
 async def _newest_ms(store: VectorStore) -> int:

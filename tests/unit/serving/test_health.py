@@ -50,6 +50,7 @@ class Fakes:
             inference=SimpleNamespace(idle=True, finished=0),
             intake=SimpleNamespace(partitions={0: self.partition}),
             store_waiting=False,
+            store=SimpleNamespace(waiting_for=None),
             outputs=SimpleNamespace(waiting_since=None),
             joined=True,
             started_at=clock.now,
