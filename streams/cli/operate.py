@@ -84,13 +84,22 @@ def topics_describe(state: StateOption = None, kafka: KafkaOption = None, as_jso
     if as_json:
         print_json(
             [
-                {"topic": s.full_name, "partitions": s.partitions, "replication": s.replication, "holds": s.spec.holds}
+                {
+                    "topic": s.full_name,
+                    "partitions": s.partitions,
+                    "replication": s.replication,
+                    "holds": s.spec.holds,
+                    "warning": s.warning,
+                }
                 for s in states
             ]
         )
         return
     rows = [(s.full_name, str(s.partitions or "missing"), str(s.replication or "-"), s.spec.holds) for s in states]
     print_table(("topic", "partitions", "replicas", "holds"), rows, folded=3)
+    for s in states:
+        if s.warning is not None:
+            say(f"warning: {s.warning}")
 
 
 def config_show(

@@ -10,15 +10,19 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from aiokafka.admin import NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 
 from streams.errors import DependencyError
 from streams.events.topics import INPUTS
 from streams.kafka.clients import open_admin
+from streams.kafka.topic_metadata import fetch_metadata
 from streams.settings import Settings
 
 _KNOWN_WITHIN_S = 30.0
+_POLICIES = ("cleanup.policy", "retention.ms")
+_SHORT_RETENTION_MS = 3_600_000  # a worker may well be down for an hour
 
 
 class TopicsError(DependencyError):
@@ -44,8 +48,6 @@ SPECS: tuple[TopicSpec, ...] = (
     TopicSpec("incidents", "CloudEvents of incidents; key: incident", _COMPACT),
     TopicSpec("late-events", "events later than the allowed lateness, as they came", _UNBOUNDED),
     TopicSpec("dead-letters", "records that could not be used, as they came, with a reason", _UNBOUNDED),
-    TopicSpec("subscriptions", "who wants to be told what", _COMPACT),
-    TopicSpec("deliveries", "attempts to tell, and their outcome", _COMPACT),
 )
 
 
@@ -57,6 +59,25 @@ class TopicState:
     full_name: str
     partitions: int
     replication: int
+    config: Mapping[str, str] = field(default_factory=dict)  # of inputs; empty where we may not ask for it
+
+    @property
+    def warning(self) -> str | None:
+        """Why records of an input may be deleted before they are read, or None."""
+        if self.spec.name not in INPUTS:
+            return None
+        if "compact" in self.config.get("cleanup.policy", ""):
+            return (
+                f"{self.full_name} has cleanup.policy={self.config['cleanup.policy']}: only the newest record of each "
+                "stream is kept, and the others may be deleted before they are read; set it to delete"
+            )
+        retention_ms = int(self.config.get("retention.ms", "-1"))
+        if 0 <= retention_ms < _SHORT_RETENTION_MS:
+            return (
+                f"{self.full_name} has retention.ms={retention_ms}: what arrives while no worker runs is deleted after "
+                f"{retention_ms / 60_000:.3g} minutes, read or not; raise it"
+            )
+        return None
 
 
 async def describe_topics(settings: Settings, bootstrap: str) -> list[TopicState]:
@@ -65,14 +86,43 @@ async def describe_topics(settings: Settings, bootstrap: str) -> list[TopicState
     try:
         names = [settings.topic(spec.name) for spec in SPECS]
         found = {topic["topic"]: topic for topic in await admin.describe_topics(names)}
+        inputs = [settings.topic(name) for name in INPUTS]
+        configs = await _configs(admin, [name for name in inputs if not found[name]["error_code"]])
     finally:
         await admin.close()
     states = []
     for spec, name in zip(SPECS, names, strict=True):
         partitions = [] if found[name]["error_code"] else found[name]["partitions"]
         replication = min((len(p["replicas"]) for p in partitions), default=0)
-        states.append(TopicState(spec, name, len(partitions), replication))
+        states.append(TopicState(spec, name, len(partitions), replication, configs.get(name, {})))
     return states
+
+
+async def _configs(admin: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Settings of topics, by full name; of those that we may ask for."""
+    if not names:
+        return {}
+    resources = [ConfigResource(ConfigResourceType.TOPIC, name, configs=dict.fromkeys(_POLICIES)) for name in names]
+    configs: dict[str, dict[str, str]] = {}
+    for answer in await admin.describe_configs(resources):
+        for code, _, _, name, entries in answer.resources:
+            if not code:
+                configs[name] = {entry[0]: entry[1] for entry in entries}
+    return configs
+
+
+async def topic_ids(settings: Settings, bootstrap: str, names: Sequence[str] = INPUTS) -> dict[str, str]:
+    """What tells records of a topic from those of one that was deleted and made anew under its name, by full name.
+
+    The topic id (KIP-516, Kafka 2.8), or the cluster's id where a broker gives none. `names` are short names; a topic
+    that is missing has no entry.
+    """
+    admin = await open_admin(settings, bootstrap)
+    try:
+        found = await fetch_metadata(admin, [settings.topic(name) for name in names])
+    finally:
+        await admin.close()
+    return {t.name: t.topic_id or found.cluster_id for t in found.topics.values() if t.partitions}
 
 
 async def create_topics(settings: Settings, bootstrap: str) -> list[str]:
@@ -107,15 +157,15 @@ async def create_topics(settings: Settings, bootstrap: str) -> list[str]:
 
 
 async def _until_known(settings: Settings, bootstrap: str, names: Sequence[str]) -> None:
-    """Wait until brokers tell of topics that the controller has made: on a busy machine that takes a moment."""
+    """Wait until brokers know the topics that the controller has made: on a busy machine that takes a moment."""
     deadline = time.monotonic() + _KNOWN_WITHIN_S
     while True:
         unknown = {s.full_name for s in await describe_topics(settings, bootstrap) if not s.partitions} & set(names)
         if not unknown:
             return
         if time.monotonic() > deadline:
-            said = f"{', '.join(sorted(unknown))} are still not there {_KNOWN_WITHIN_S:.0f} s after they were made"
-            raise TopicsError(f"{said}; look at the brokers' logs, then try again: sensorium topics create")
+            late = f"{', '.join(sorted(unknown))} are still not there {_KNOWN_WITHIN_S:.0f} s after they were made"
+            raise TopicsError(f"{late}; look at the brokers' logs, then try again: sensorium topics create")
         await asyncio.sleep(0.1)
 
 
@@ -130,13 +180,21 @@ def _retention(settings: Settings) -> dict[str, str]:
 
 def check_topics(states: Sequence[TopicState]) -> None:
     """Raise `TopicsError` unless all topics exist and the inputs are co-partitioned."""
-    missing = [state.full_name for state in states if not state.partitions]
+    inputs = {state.full_name: state.partitions for state in states if state.spec.name in INPUTS}
+    problem = inputs_problem(inputs, others=[state.full_name for state in states if not state.partitions])
+    if problem is not None:
+        raise TopicsError(problem)
+
+
+def inputs_problem(partitions: Mapping[str, int], *, others: Sequence[str] = ()) -> str | None:
+    """Why inputs cannot be read, or None. `partitions`: of each input, 0 for one that is missing; `others`: missing."""
+    missing = sorted({name for name, count in partitions.items() if not count} | set(others))
     if missing:
-        raise TopicsError(f"missing topics: {', '.join(missing)}; create them with: sensorium topics create")
-    counts = {state.full_name: state.partitions for state in states if state.spec.name in INPUTS}
-    if len(set(counts.values())) > 1:
-        said = ", ".join(f"{name} has {count}" for name, count in counts.items())
-        raise TopicsError(
-            f"the input topics need the same number of partitions: {said}; add partitions to the smaller ones, "
+        return f"missing topics: {', '.join(missing)}; create them with: sensorium topics create"
+    if len(set(partitions.values())) > 1:
+        counts = ", ".join(f"{name} has {count}" for name, count in partitions.items())
+        return (
+            f"the input topics need the same number of partitions: {counts}; add partitions to the smaller ones, "
             "then check with: sensorium topics describe"
         )
+    return None

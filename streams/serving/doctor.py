@@ -1,4 +1,4 @@
-"""`sensorium doctor`: every part the service stands on, looked at one by one, with what mends it."""
+"""`sensorium doctor`: every part the service depends on, checked one by one, with the command that mends it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FREE_BYTES = 2 * 1024**3
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found of one part."""
+    """The result of one check."""
 
     part: str
     level: Literal["ok", "warning", "error"]
@@ -37,7 +37,7 @@ class Finding:
 
 
 async def examine(settings: Settings) -> list[Finding]:
-    """Look at everything; a part that breaks while being looked at is a finding, not a crash."""
+    """Run every check; one that fails with an exception is a finding, not a crash."""
     checks: list[tuple[str, Callable[[Settings], Awaitable[Finding]]]] = [
         ("python", _python),
         ("settings", _settings),
@@ -45,6 +45,7 @@ async def examine(settings: Settings) -> list[Finding]:
         ("torch", _torch),
         ("model", _model),
         ("java", _java),
+        ("codecs", _codecs),
         ("kafka", _kafka),
         ("topics", _topics),
         ("store", _store),
@@ -110,6 +111,18 @@ async def _java(settings: Settings) -> Finding:
     return Finding("java", "ok", f"{len(jars.split(':'))} Kafka jars, all as pinned")
 
 
+async def _codecs(_: Settings) -> Finding:
+    """Producers choose how their batches are compressed, and a topic's compression.type chooses for all of them."""
+    from aiokafka import codec
+
+    checks = {"gzip": codec.has_gzip, "snappy": codec.has_snappy, "lz4": codec.has_lz4, "zstd": codec.has_zstd}
+    missing = [name for name, has in checks.items() if not has()]
+    if missing:
+        text = f"batches compressed with {', '.join(missing)} cannot be read: cramjam is missing; mend with: make setup"
+        return Finding("codecs", "error", text)
+    return Finding("codecs", "ok", ", ".join(checks))
+
+
 async def _kafka(settings: Settings) -> Finding:
     try:
         bootstrap = find_bootstrap(settings)
@@ -128,6 +141,9 @@ async def _topics(settings: Settings) -> Finding:
         return Finding("topics", "warning", "not looked at: Kafka does not answer")
     except TopicsError as error:
         return Finding("topics", "error", str(error))
+    warnings = [state.warning for state in states if state.warning is not None]
+    if warnings:
+        return Finding("topics", "warning", "; ".join(warnings))
     return Finding("topics", "ok", f"{len(states)} topics, inputs with {states[0].partitions} partitions each")
 
 
