@@ -50,11 +50,11 @@ def classified(url: str, error: BaseException) -> StoreError:
         return _of_grpc(url, error)
     if isinstance(error, UnexpectedResponse):
         return _of_http(url, error)
-    return StoreUnavailable(f"{url}: {error or type(error).__name__}; {_START}")
+    return StoreUnavailable(f"{url}: {str(error) or type(error).__name__}; {_START}")
 
 
 def _of_grpc(url: str, error: grpc.aio.AioRpcError) -> StoreError:
-    code, details = error.code(), error.details() or "no details"
+    code, details = error.code(), " ".join((error.details() or "no details").split())
     too_large = code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details
     if code in _WAIT and not too_large:
         return StoreUnavailable(f"{url}: {code.name}: {details}; {_MEND.get(code, _START)}")
