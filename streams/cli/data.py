@@ -51,9 +51,7 @@ def register(app: typer.Typer) -> None:
 
 def replay(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A recording: sensors/*.csv, audio.csv, captions.csv.")],
-    speed: Annotated[
-        str, typer.Option(metavar="N|max", help="Multiple of real time; max: as fast as possible.")
-    ] = "max",
+    speed: Annotated[str, typer.Option(metavar="N|max", help="Multiple of real time, or max: no pause.")] = "max",
     report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report to this file, as JSON.")] = None,
     state: StateOption = None,
     kafka: KafkaOption = None,

@@ -88,13 +88,16 @@ def _folder(keep: Path | None) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def remove_abandoned(parent: Path) -> list[Path]:
-    """Remove the folders of demos that run no more, and whose Kafka does not either; returns them."""
+def remove_abandoned(parent: Path, min_age_s: float = 1.0) -> list[Path]:
+    """Remove the folders of demos that run no more, and whose Kafka does not either; returns them.
+
+    Younger ones are kept: their demo may not have locked them yet.
+    """
     removed = []
     for folder in parent.glob(_PREFIX + "*"):
         with contextlib.suppress(OSError):
-            if folder.stat().st_uid != os.getuid() or time.time() - folder.stat().st_ctime < 1:
-                continue  # another user's, or just being created
+            if folder.stat().st_uid != os.getuid() or time.time() - folder.stat().st_ctime < min_age_s:
+                continue
             if _is_unlocked(folder / "demo.lock") and _is_unlocked(folder / "kafka" / "lock"):
                 shutil.rmtree(folder)
                 removed.append(folder)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from streams.cli import live_table
 from streams.cli.live_table import render, show
 from streams.pipeline.status import Board
 
@@ -92,18 +93,25 @@ def test_streams_that_do_not_fit_are_counted() -> None:
     assert any(line.startswith("and ") and line.endswith(" more") for line in drawn(plant(50), 80, 23))
 
 
-async def test_without_a_terminal_each_step_is_one_plain_line_printed_once() -> None:
-    board, stop = Board(), asyncio.Event()
-    console = Console(file=io.StringIO(), width=60)
+async def test_without_a_terminal_each_step_is_one_plain_line_printed_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(live_table, "_REFRESH_S", 0.001)
+    board, stop, out = Board(), asyncio.Event(), io.StringIO()
+    console = Console(file=out, width=60)
+
+    async def printed(text: str) -> None:
+        async with asyncio.timeout(60):
+            while text not in out.getvalue():
+                await asyncio.sleep(0.001)
+
     showing = asyncio.create_task(show(board, console, stop, time.monotonic()))
     seen(board, "pump", 60, steps=(step("pump", "opened", 0),))
-    await asyncio.sleep(0.7)
+    await printed("incident opened")
     seen(board, "pump", 70, steps=(step("pump", "opened", 0), step("pump", "closed", 1, 70)))
-    await asyncio.sleep(0.7)
+    await printed("incident closed")
     stop.set()
     await showing
-    out = console.file
-    assert isinstance(out, io.StringIO)
     lines = out.getvalue().splitlines()
     assert [line.split("] ", 1)[1] for line in lines] == [
         "first windows: 1 windows from 11 events, 1 streams, 0 in alarm",
