@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ.setdefault(_name, "1")  # as the command does: see streams.cli
@@ -23,6 +24,19 @@ def absent(what: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(what)
     pytest.skip(what)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Which outside parts this run met: for each marker that needs one, how many of its tests ran or were skipped."""
+    for name, _, meaning in (line.partition(": ") for line in config.getini("markers")):
+        if not meaning.startswith("needs "):
+            continue
+        ran, skipped = (
+            sum(1 for kind in kinds for report in terminalreporter.stats.get(kind, ()) if name in report.keywords)
+            for kinds in (("passed", "failed"), ("skipped",))
+        )
+        if ran or skipped:
+            terminalreporter.write_line(f"{name}: {ran} ran, {skipped} skipped ({meaning})")
 
 
 @pytest.fixture(autouse=True)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 from pathlib import Path
 
 import pytest
 
+import streams.settings as settings_module
 from streams.settings import Settings, SettingsError, load_settings
+from streams.settings_report import settings_in_force
 
 
 @pytest.fixture(autouse=True)
@@ -129,3 +133,17 @@ def test_settings_cannot_be_changed_behind_anybodys_back() -> None:
 def test_topics_get_the_prefix() -> None:
     assert Settings(topic_prefix="night.").topic("windows") == "night.windows"
     assert Settings(store="http://qdrant:6333").store_url == "http://qdrant:6333"
+
+
+def test_every_setting_is_read_somewhere() -> None:
+    """By attribute, outside of the settings themselves: one that nothing reads would promise what it does not do."""
+    package = Path(settings_module.__file__).parent
+    read = {
+        node.attr
+        for path in package.rglob("*.py")
+        if path.name not in ("settings.py", "settings_report.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+    }
+    read |= {node.attr for node in ast.walk(ast.parse(inspect.getsource(Settings))) if isinstance(node, ast.Attribute)}
+    assert [row.name for row in settings_in_force(Settings()) if row.name.split(".")[-1] not in read] == []
