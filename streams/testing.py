@@ -18,32 +18,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
-from aiokafka.partitioner import murmur2
 
 from models.interface import WindowModel
 from streams.events.audio import ClipDecoder
-from streams.events.topics import MODALITY_OF, TOPICS
+from streams.events.topics import INPUTS, MODALITY_OF, TOPICS
 from streams.events.types import MODALITIES, CloudEvent, IncidentEvent, Modality, WindowRecord
-from streams.kafka.ledger import OffsetLedger
 from streams.kafka.producer import Headers, Outputs
-from streams.kafka.progress import InputProgress
+from streams.kafka.progress import InputProgress, start_at
 from streams.metrics import Metrics
-from streams.pipeline.inference import Inference
-from streams.pipeline.ingest import Intake
-from streams.pipeline.publisher import Announcer
-from streams.pipeline.recovery import Restorer, drift_config
-from streams.pipeline.state import Partition
+from streams.pipeline.pipeline import Pipeline
+from streams.pipeline.publisher import OutputPublisher
+from streams.pipeline.recovery import Origin
+from streams.pipeline.reroute import partition_of
 from streams.settings import Settings
 from streams.store.base import Point, VectorStore
 from streams.store.edge import EdgeStore
-from streams.windows.types import Output
 
 _TICK_MS = 500
 
@@ -74,11 +70,26 @@ class Sent:
 class RecordedOutputs:
     """An `Outputs` that remembers; survives crashes, as Kafka does."""
 
-    def __init__(self) -> None:
+    def __init__(self, append: Callable[[Sent, int, int | None], None] | None = None) -> None:
+        """`append` is given what is sent to an input topic, with its partition and timestamp."""
         self.sent: list[Sent] = []
+        self._append = append
 
-    async def send(self, topic: str, value: bytes | None, *, key: bytes | None, headers: Headers = ()) -> None:
-        self.sent.append(Sent(topic, key, value, tuple(headers)))
+    async def send(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes | None,
+        headers: Headers = (),
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+    ) -> None:
+        sent = Sent(topic, key, value, tuple(headers))
+        if self._append is not None and topic in INPUTS and partition is not None:
+            self._append(sent, partition, timestamp_ms)
+        else:
+            self.sent.append(sent)
 
 
 class _Fuse:
@@ -102,9 +113,18 @@ class _FusedOutputs:
         self._outputs = outputs
         self._fuse = fuse
 
-    async def send(self, topic: str, value: bytes | None, *, key: bytes | None, headers: Headers = ()) -> None:
+    async def send(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes | None,
+        headers: Headers = (),
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+    ) -> None:
         await self._fuse.burn()
-        await self._outputs.send(topic, value, key=key, headers=headers)
+        await self._outputs.send(topic, value, key=key, headers=headers, partition=partition, timestamp_ms=timestamp_ms)
 
 
 class _FusedStore:
@@ -131,13 +151,10 @@ class _Run:
     """What lives in a worker process and dies with it."""
 
     fuse: _Fuse
-    ledger: OffsetLedger
-    intake: Intake
-    inference: Inference
+    pipeline: Pipeline
     clips: ClipDecoder
     metrics: Metrics
     task: asyncio.Task[None]
-    queue: asyncio.Queue[tuple[Partition, Output]]
     position: dict[tuple[str, int], int] = field(default_factory=dict)
 
 
@@ -156,7 +173,7 @@ class Harness:
         batch_records: int = 500,
     ) -> None:
         self.settings = settings or Settings(state=folder)
-        self.outputs = RecordedOutputs()
+        self.outputs = RecordedOutputs(self._reproduced)
         self.store: VectorStore = store or EdgeStore(folder / "store")
         self.committed: dict[tuple[str, int], int] = {}
         self._model = model
@@ -166,6 +183,8 @@ class Harness:
         self._log: dict[tuple[str, int], list[LogRecord]] = {
             (topic, number): [] for topic in TOPICS.values() for number in range(partitions)
         }
+        self._begin = dict.fromkeys(self._log, 0)  # the first offset that is left of each log
+        self._topic_ids = dict.fromkeys(TOPICS.values(), 1)
         self._run: _Run | None = None
 
     async def __aenter__(self) -> Self:
@@ -193,11 +212,15 @@ class Harness:
         *,
         headers: Mapping[str, bytes] | None = None,
         timestamp_ms: int | None = None,
+        partition: int | None = None,
         settle: bool = True,
     ) -> LogRecord:
-        """Append one record to an input topic (`sensor-readings`, `audio-clips`, `captions`) and work it off."""
+        """Append one record to an input topic (`sensor-readings`, `audio-clips`, `captions`) and work it off.
+
+        `partition`: the one that a producer with another partitioner would choose; None: that of the key.
+        """
         key = key.encode() if isinstance(key, str) else key
-        number = murmur2(key or b"") % self._partitions
+        number = partition_of(key or b"", self._partitions) if partition is None else partition
         log = self._log[topic, number]
         record = LogRecord(
             topic=topic,
@@ -213,25 +236,38 @@ class Harness:
             await self.settle()
         return record
 
-    async def settle(self) -> None:
-        """Read whatever is unread, a batch of each partition in turn, and wait until inference has nothing left.
+    def _reproduced(self, sent: Sent, number: int, timestamp_ms: int | None) -> None:
+        log = self._log[sent.topic, number]
+        timestamp = self._now_ms if timestamp_ms is None else timestamp_ms
+        log.append(LogRecord(sent.topic, number, len(log), timestamp, sent.key, sent.value, sent.headers))
 
-        An input that runs too far ahead of the others is paused, as in a worker; when only such ones have something
-        unread, time passes for their partition numbers until they may go on.
+    def delete_records(self, topic: str, partition: int, before_offset: int) -> None:
+        """What retention does: the log begins at `before_offset` from now on."""
+        self._begin[topic, partition] = max(self._begin[topic, partition], before_offset)
+
+    def recreate_topic(self, topic: str) -> None:
+        """Delete a topic and make it anew: another id, nothing in it, nothing committed. Crash or rebalance next."""
+        self._topic_ids[topic] += 1
+        for number in range(self._partitions):
+            self._log[topic, number].clear()
+            self._begin[topic, number] = 0
+            self.committed.pop((topic, number), None)
+
+    async def settle(self) -> None:
+        """Read whatever is unread, a batch of each partition in turn, and wait until scoring has nothing left.
+
+        An input that runs too far ahead of the others is paused, as in a worker.
         """
         run = self._running()
         while unread := [tp for tp, position in run.position.items() if position < len(self._log[tp])]:
-            ahead = run.intake.ahead()
-            free = [(topic, number) for topic, number in unread if not ahead[MODALITY_OF[topic], number]]
+            full = run.pipeline.ingest.full()
+            free = [(topic, number) for topic, number in unread if not full[MODALITY_OF[topic], number]]
             for topic, number in free:
-                position = run.position[topic, number]
+                position = max(run.position[topic, number], self._begin[topic, number])
                 batch = self._log[topic, number][position : position + self._batch_records]
                 run.position[topic, number] = position + len(batch)
-                await self._guarded(run.intake.handle(MODALITY_OF[topic], number, batch))
-            if free:
-                await self._tick(run, range(self._partitions), 0)
-            else:
-                await self._tick(run, {number for _, number in unread})
+                await self._guarded(run.pipeline.ingest.handle(MODALITY_OF[topic], number, batch))
+            await self._tick(run, range(self._partitions), 0)
         await self._drain(run)
 
     async def advance(self, ms: int) -> None:
@@ -244,7 +280,7 @@ class Harness:
         """What a commit would send now; remembered for the next crash or rebalance."""
         run = self._running()
         for tp in self._log:
-            offset = run.ledger.committable(tp)
+            offset = run.pipeline.ledger.committable(tp)
             if offset is not None:
                 self.committed[tp] = offset
         return dict(self.committed)
@@ -278,8 +314,8 @@ class Harness:
     async def rebalance(self, numbers: Sequence[int] | None = None) -> None:
         """Revoke everything, then assign these partition numbers (default: all), as Faust's eager protocol does."""
         run = self._running()
-        for number in list(run.intake.partitions):
-            run.intake.revoke(number)
+        for number in list(run.pipeline.ingest.partitions):
+            run.pipeline.ingest.revoke(number)
         self._assign(run, range(self._partitions) if numbers is None else numbers)
         await asyncio.sleep(0)
 
@@ -325,38 +361,26 @@ class Harness:
 
     async def _start(self) -> None:
         assert self._model is not None
-        metrics, ledger, fuse = Metrics(), OffsetLedger(), _Fuse()
+        metrics, fuse = Metrics(), _Fuse()
         outputs = _FusedOutputs(self.outputs, fuse)
-        store: VectorStore = _FusedStore(self.store, fuse)
-        queue: asyncio.Queue[tuple[Partition, Output]] = asyncio.Queue(maxsize=256)
-        window = self.settings.window
-        drift = drift_config(self.settings)
-        restorer = Restorer(store, drift, model=self._model.version, size_ms=window.size_ms, origin="harness")
         clips = ClipDecoder(self.settings.audio)
         await clips.__aenter__()
-        intake = Intake(
-            window,
-            ledger=ledger,
-            outputs=outputs,
-            queue=queue,
-            restorer=restorer,
-            clips=clips,
-            metrics=metrics,
-            now_ms=lambda: self._now_ms,
-        )
-        inference = Inference(
-            queue=queue,
+        pipeline = Pipeline(
+            self.settings,
             model=self._model,
-            store=store,
-            restorer=restorer,
-            announcer=Announcer(outputs, metrics),
-            ledger=ledger,
+            store=_FusedStore(self.store, fuse),
+            outputs=outputs,
+            publisher=OutputPublisher(outputs, metrics),
+            clips=clips,
+            origin=Origin({m: f"{topic}-{self._topic_ids[topic]}" for m, topic in TOPICS.items()}),
+            progress=self._progress,
             metrics=metrics,
-            origin="harness",
-            batch_windows=self.settings.batch_windows,
+            partitions=self._partitions,
+            now_ms=lambda: self._now_ms,
+            clock_ms=lambda: self._now_ms,
             batch_wait_ms=0,
         )
-        self._run = _Run(fuse, ledger, intake, inference, clips, metrics, asyncio.create_task(inference.run()), queue)
+        self._run = _Run(fuse, pipeline, clips, metrics, asyncio.create_task(pipeline.run()))
         self._assign(self._run, range(self._partitions))
 
     async def _stop(self) -> None:
@@ -370,28 +394,26 @@ class Harness:
     def _assign(self, run: _Run, numbers: Sequence[int] | range) -> None:
         run.position.clear()
         for number in numbers:
-            resume = [self.committed.get((TOPICS[modality], number), 0) for modality in MODALITIES]
-            run.intake.assign(number, resume)
-            for modality, offset in zip(MODALITIES, resume, strict=True):
-                run.position[TOPICS[modality], number] = offset
+            tps = [(TOPICS[modality], number) for modality in MODALITIES]
+            starts = [start_at(self.committed.get(tp), self._begin[tp], len(self._log[tp])) for tp in tps]
+            run.pipeline.ingest.assign(number, [start.offset for start in starts])
+            run.position.update((tp, start.offset) for tp, start in zip(tps, starts, strict=True))
 
-    def _progress(self, run: _Run) -> dict[tuple[Modality, int], InputProgress]:
-        return {
-            (MODALITY_OF[topic], number): InputProgress(position, len(self._log[topic, number]), 0, position)
-            for (topic, number), position in run.position.items()
-        }
+    def _progress(self, modality: Modality, number: int) -> InputProgress | None:
+        tp = (TOPICS[modality], number)
+        position = None if self._run is None else self._run.position.get(tp)
+        return None if position is None else InputProgress(position, len(self._log[tp]), 0, position)
 
-    async def _tick(self, run: _Run, numbers: Container[int], ms: int = _TICK_MS) -> None:
+    async def _tick(self, run: _Run, numbers: Sequence[int] | range, ms: int = _TICK_MS) -> None:
         self._now_ms += ms
-        progress = {key: at for key, at in self._progress(run).items() if key[1] in numbers}
-        await self._guarded(run.intake.tick(ms, progress))
+        await self._guarded(run.pipeline.ingest.tick(ms, numbers))
         await self._drain(run)
 
     async def _drain(self, run: _Run) -> None:
         for _ in itertools.count():
             if run.task.done():
                 await run.task
-            if run.inference.idle:
+            if run.pipeline.idle:
                 return
             await asyncio.sleep(0.001)
 

@@ -50,6 +50,10 @@ class KafkaRefused(DependencyError):
     """Kafka refuses what we ask of it, and would refuse it again; the message names the command that mends it."""
 
 
+class RecordTooLarge(KafkaRefused):
+    """A record that is larger than the cluster takes."""
+
+
 def passes(error: errors.KafkaError) -> bool:
     """Whether waiting mends the error."""
     return bool(error.retriable) or isinstance(error, _PASSING)

@@ -12,7 +12,7 @@ import structlog
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, UnknownTopicOrPartitionError
 
 from streams.events.dead_letter import Produced, excerpts
-from streams.kafka.failures import UNKNOWN_TOPIC_AFTER_S, KafkaRefused, out_of_step, passes, refused
+from streams.kafka.failures import UNKNOWN_TOPIC_AFTER_S, RecordTooLarge, out_of_step, passes, refused
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaProducer
@@ -26,8 +26,20 @@ _LETTERS = ("dead-letters", "late-events")
 class Outputs(Protocol):
     """Sends records and awaits their acknowledgement; waits (never drops) while the broker is away."""
 
-    async def send(self, topic: str, value: bytes | None, *, key: bytes | None, headers: Headers = ()) -> None:
-        """Returns when the record is acknowledged by all in-sync replicas. `topic` is the short name."""
+    async def send(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes | None,
+        headers: Headers = (),
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+    ) -> None:
+        """Returns when the record is acknowledged by all in-sync replicas. `topic` is the short name.
+
+        `partition`: None leaves it to the partitioner; `timestamp_ms`: None is the time of sending.
+        """
         ...
 
 
@@ -54,8 +66,17 @@ class KafkaOutputs:
         self._closing: set[asyncio.Task[None]] = set()
         self.waiting_since: float | None = None  # monotonic; readiness reports by it that the broker is away
 
-    async def send(self, topic: str, value: bytes | None, *, key: bytes | None, headers: Headers = ()) -> None:
-        """Returns when the record is acknowledged. Raises `KafkaRefused`."""
+    async def send(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes | None,
+        headers: Headers = (),
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+    ) -> None:
+        """Returns when the record is acknowledged. Raises `KafkaRefused`, `RecordTooLarge`."""
         message: Produced = (key, value, list(headers))
         smaller = excerpts(*message) if topic in _LETTERS else iter(())
         while _size(message) >= self._too_large.get(topic, 2**63):
@@ -64,7 +85,14 @@ class KafkaOutputs:
         while True:
             producer, at_broker = self._producer, False
             try:
-                sent = await producer.send(self._topic(topic), message[1], key=message[0], headers=message[2])
+                sent = await producer.send(
+                    self._topic(topic),
+                    message[1],
+                    key=message[0],
+                    partition=partition,
+                    timestamp_ms=timestamp_ms,
+                    headers=message[2],
+                )
                 at_broker = True
                 await sent
             except MessageSizeTooLargeError:
@@ -99,7 +127,7 @@ class KafkaOutputs:
     def _next(self, topic: str, smaller: Iterator[Produced], size: int) -> Produced:
         message = next(smaller, None)
         if message is None:
-            raise KafkaRefused(
+            raise RecordTooLarge(
                 f"a record of {size} bytes for {self._topic(topic)} is larger than the cluster takes; raise "
                 "max.message.bytes of the topic, then check with: sensorium topics describe"
             )

@@ -104,7 +104,7 @@ class Committer:
     async def _publish(self, batch: Batch) -> None:
         """Windows side by side; incidents and silences in order within a stream, and streams side by side."""
         outcomes: dict[str, int] = {}
-        in_order: dict[tuple[int, str], list[Callable[[], Awaitable[None]]]] = {}
+        in_order: dict[tuple[int, str], list[Callable[[], Awaitable[None]]]] = {}  # by partition and stream
         counted: list[Work] = []
         async with asyncio.TaskGroup() as sends:
             for i, (partition, output) in enumerate(batch.items):
@@ -115,15 +115,15 @@ class Committer:
                     outcomes[work.outcome] = outcomes.get(work.outcome, 0) + 1
                     if work.payload is None:
                         failure = self._publisher.failure(work.id, work.window, partition.number, work.failure)
-                        sends.create_task(failure)  # type: ignore[arg-type]  # a coroutine, as all of them are
+                        sends.create_task(failure)
                         continue
                     counted.append(work)
-                    sends.create_task(self._publisher.window(work.id, work.payload))  # type: ignore[arg-type]
+                    sends.create_task(self._publisher.window(work.id, work.payload))
                     steps = work.payload.steps if work.window.firing == 0 else work.new_steps
                     if steps:
                         # re-publish what was stored before: a crash may have come between upsert and publish
                         again = work.outcome not in ("new", "revised")
-                        in_order.setdefault((id(partition), output.stream), []).append(
+                        in_order.setdefault((id(partition), work.window.stream), []).append(
                             lambda steps=steps, again=again: self._publisher.incidents(steps, again=again)  # type: ignore[misc]
                         )
                 elif isinstance(output, StreamIdle):

@@ -1,4 +1,4 @@
-"""Which inputs are caught up, by what the broker confirmed itself: a backlogged input is never taken for a quiet one."""
+"""Which inputs are caught up, as the broker confirmed it: a backlogged input is never taken for a quiet one."""
 
 from __future__ import annotations
 

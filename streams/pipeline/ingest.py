@@ -18,7 +18,8 @@ from streams.events.clock_guard import TimeGuard
 from streams.events.envelope import decode_key
 from streams.events.json_codec import decode_caption, decode_reading, decode_readings
 from streams.events.topics import TOPICS
-from streams.events.types import MODALITIES, Event, Modality, Rejection
+from streams.events.types import MODALITIES, Event, Modality, Reason, Rejection
+from streams.kafka.failures import RecordTooLarge
 from streams.kafka.ledger import OffsetLedger
 from streams.kafka.producer import Outputs
 from streams.kafka.progress import InputProgress
@@ -157,6 +158,7 @@ class Ingest:
         """Records that belong here; those that belong to another partition are produced into it."""
         router, number = self.router, partition.number
         strays: list[tuple[Any, int]] = []
+        too_large: list[tuple[Any, Rejection]] = []
         for record in records:
             try:
                 home = router.elsewhere(record.key, number)
@@ -169,19 +171,25 @@ class Ingest:
         tp = (self._topic[modality], number)
 
         async def move(record: Any, home: int) -> None:
-            await self._outputs.send(
-                TOPICS[modality],
-                record.value,
-                key=record.key,
-                headers=router.headers_of(record),
-                partition=home,
-                timestamp_ms=record.timestamp,
-            )
+            timestamp_ms = record.timestamp if record.timestamp >= 0 else None
+            try:
+                await self._outputs.send(
+                    TOPICS[modality],
+                    record.value,
+                    key=record.key,
+                    headers=router.headers_of(record),
+                    partition=home,
+                    timestamp_ms=timestamp_ms,
+                )
+            except RecordTooLarge as error:  # with the header that says where it came from
+                too_large.append((record, Rejection(Reason.TOO_LARGE, str(error))))
+                return
             self._metrics.events.labels(tp[0], "rerouted").inc()
             self._ledger.release(tp, partition.epoch, [record.offset])
 
         log.debug("records of another partition", topic=tp[0], partition=number, records=len(strays))
         await asyncio.gather(*(move(*stray) for stray in strays))
+        await self._aside.rejected(partition, modality, too_large)
         moved = {record.offset for record, _ in strays}
         return [record for record in records if record.offset not in moved]
 
@@ -325,9 +333,7 @@ class Ingest:
         if partition.merge.held and not partition.lock.locked():
             self._working.add(asyncio.create_task(self._work(partition), name=f"partition-{partition.number}"))
             return
-        ready = [
-            caught_up(partition, i, self._progress(m, partition.number)) for i, m in enumerate(MODALITIES)
-        ]
+        ready = [caught_up(partition, i, self._progress(m, partition.number)) for i, m in enumerate(MODALITIES)]
         # under back-pressure of this partition inputs may look quiet that were only not worked on
         if not (partition.outbox or partition.lock.locked() or partition.merge.held):
             for i, is_ready in enumerate(ready):

@@ -149,7 +149,7 @@ class InputMerge:
             if head is not None:
                 end = min(end, bisect_right(one.times, head - 1, one.start, end))
             confirmed, read = confirmed_ms[other], self._inputs[other].read_ms
-            if confirmed is not None and confirmed >= one.arrived_ms - _TOLERANCE_MS or self.is_full(other):
+            if (confirmed is not None and confirmed >= one.arrived_ms - _TOLERANCE_MS) or self.is_full(other):
                 continue
             if read is None:
                 return None

@@ -86,9 +86,7 @@ class OutputPublisher:
 
     async def failure(self, id: str, window: Fired, partition: int, detail: str) -> None:
         """A window that no model can take: its records are named in dead letters; their bytes stay where they are."""
-        rejection = Rejection(
-            Reason.EMBED_FAILED, f"window {id} of {window.stream} could not be embedded: {detail}"
-        )
+        rejection = Rejection(Reason.EMBED_FAILED, f"window {id} of {window.stream} could not be embedded: {detail}")
         for modality, offsets in zip(MODALITIES, window.members, strict=True):
             for offset in offsets:
                 topic = self._topic(TOPICS[modality])

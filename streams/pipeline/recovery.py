@@ -115,9 +115,7 @@ class StateLoader:
         for stream, state in streams.items():
             state.detector = self._detector(stream, states.get(stream), vectors.get(stream, {}))
 
-    def _detector(
-        self, stream: str, state: DriftState | None, vectors: Mapping[int, Mapping[str, Any]]
-    ) -> Detector:
+    def _detector(self, stream: str, state: DriftState | None, vectors: Mapping[int, Mapping[str, Any]]) -> Detector:
         def named(start_ms: int) -> str:
             return self.window_id(stream, start_ms)
 

@@ -23,7 +23,7 @@ from streams.drift.channel_stats import channel_stats
 from streams.drift.types import Observation
 from streams.metrics import Metrics
 from streams.pipeline.batching import Item
-from streams.pipeline.payload import WindowPayload, bookkeeping, mask_of, payload_of, steps_of
+from streams.pipeline.payload import WindowPayload, bookkeeping, mask_of, payload_of
 from streams.pipeline.recovery import Origin, StateLoader
 from streams.pipeline.state import PartitionState, StreamState, WindowRevision
 from streams.windows.model_input import window_input

@@ -278,7 +278,7 @@ class PartitionWindows:
         return [out.popleft() for _ in range(min(len(out), at_most))]
 
     def watermark_delay_ms(self) -> int | None:
-        """How far the typical stream's watermark is behind its own clock (the median of a few); None without streams."""
+        """How far a typical stream's watermark is behind its own clock (the median of a few)."""
         delays = []
         for stream, _ in zip(self._streams.values(), range(_RECENT), strict=False):
             own = stream.clock.own_ms

@@ -5,7 +5,7 @@ newest of these. An event that is ahead of the own clock by more than the jump l
 event confirms it: one reading from the future moves nothing. The *watermark* is the event time up to which nothing
 more is expected:
 
-    min(own clock, min over the modalities that the stream has of max(clock of m - disorder[m], own clock - max_wait[m]))
+    the least, over the modalities m that the stream has, of max(clock of m - disorder[m], own clock - max_wait[m])
 
 A stream *has* a modality when it brought one within the last `modality_memory` of its own clock.
 """

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import structlog
 
-from streams.pipeline import inference
+from streams.pipeline import scoring
 from streams.pipeline import state as partition
 from streams.settings import PerModality, Settings, WindowSettings
 from streams.store.base import Filter
@@ -56,18 +56,15 @@ def _quiet() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
 
 
-async def test_detectors_that_were_let_go_go_on_as_if_they_had_stayed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_detectors_that_were_let_go_go_on_as_if_they_had_stayed(tmp_path: Path) -> None:
     rng = random.Random(4)
     events = sorted(
         (event for n in range(4) for event in plant(rng, 300, 5) if not event.headers), key=lambda e: e.time_ms
     )
     events = [Event(e.time_ms, e.topic, f"{e.key}-{i % 4}", e.value) for i, e in enumerate(events)]
     kept: list[dict[str, dict[str, Any]]] = []
-    for most in (1024, 8):
-        monkeypatch.setattr(inference, "_DETECTORS_KEPT", most)
-        settings = Settings(state=tmp_path, batch_windows=1)
+    for megabytes in (1024, 1):
+        settings = Settings(state=tmp_path, batch_windows=1, detector_cache_mb=megabytes)
         async with Harness(tmp_path, model=StandInModel(), settings=settings, store=MemoryStore()) as h:
             await calm(h, events)
             kept.append(await windows_of(h))
