@@ -17,8 +17,8 @@ from streams.api.server import serve
 from streams.kafka.admin import check_topics, create_topics, describe_topics
 from streams.kafka.clients import find_bootstrap
 from streams.kafka.embedded import Broker
-from streams.pipeline.status import Board
-from streams.serving.supervisor import Live
+from streams.pipeline.status import StatusTable
+from streams.serving.supervisor import WorkerSupervisor
 from streams.serving.worker import Worker
 from streams.settings import Settings
 
@@ -31,14 +31,14 @@ class Service:
 
     bootstrap: str
     url: str
-    live: Live
+    supervisor: WorkerSupervisor
 
     @property
     def worker(self) -> Worker:
-        return self.live.worker
+        return self.supervisor.worker
 
 
-def share_arena() -> None:
+def limit_malloc_arenas() -> None:
     """Let all threads of this process allocate from one arena, where the C library is glibc.
 
     In an arena of its own a thread gives memory back and asks for it again with every batch: the models took 300 page
@@ -48,7 +48,7 @@ def share_arena() -> None:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
-def spare_loaded() -> None:
+def freeze_gc() -> None:
     """Keep the garbage collector from what is loaded by now, torch above all: it stays for good.
 
     Every full collection walked through half a million objects and held up the event loop for 0.1 to 0.3 s.
@@ -60,24 +60,24 @@ def spare_loaded() -> None:
 
 @contextlib.asynccontextmanager
 async def running_worker(
-    settings: Settings, bootstrap: str, stop: asyncio.Event, board: Board | None = None
+    settings: Settings, bootstrap: str, stop: asyncio.Event, status: StatusTable | None = None
 ) -> AsyncIterator[Service]:
     """A worker that works until left; an error in it sets `stop` and is raised on leaving."""
     settings.state.mkdir(parents=True, exist_ok=True)
-    share_arena()
-    async with Live(settings, bootstrap, board) as live, serve(live, settings) as url:
-        spare_loaded()
+    limit_malloc_arenas()
+    async with WorkerSupervisor(settings, bootstrap, status) as supervisor, serve(supervisor, settings) as url:
+        freeze_gc()
         ending = asyncio.Event()
 
         async def work() -> None:
             try:
-                await live.run(ending)
+                await supervisor.run(ending)
             finally:
                 stop.set()
 
         task = asyncio.create_task(work(), name="worker")
         try:
-            yield Service(bootstrap, url, live)
+            yield Service(bootstrap, url, supervisor)
         finally:
             ending.set()
             await task
@@ -85,7 +85,7 @@ async def running_worker(
 
 @contextlib.asynccontextmanager
 async def running_service(
-    settings: Settings, stop: asyncio.Event, board: Board | None = None
+    settings: Settings, stop: asyncio.Event, status: StatusTable | None = None
 ) -> AsyncIterator[Service]:
     """Kafka and a worker. The topics are made where the Kafka is ours, and where they are missing altogether."""
     # torch takes seconds to import: it does while the broker starts
@@ -102,7 +102,7 @@ async def running_service(
         await create_topics(settings, bootstrap)
         check_topics(await describe_topics(settings, bootstrap))
         await warm
-        yield await exits.enter_async_context(running_worker(settings, bootstrap, stop, board))
+        yield await exits.enter_async_context(running_worker(settings, bootstrap, stop, status))
 
 
 class StoppedEarly(Exception):
@@ -110,7 +110,9 @@ class StoppedEarly(Exception):
 
 
 @contextlib.asynccontextmanager
-async def unless_stopped(service: AbstractAsyncContextManager[Service], stop: asyncio.Event) -> AsyncIterator[Service]:
+async def start_unless_stopped(
+    service: AbstractAsyncContextManager[Service], stop: asyncio.Event
+) -> AsyncIterator[Service]:
     """The service, once it runs. Raises `StoppedEarly` when `stop` is set before: starting may take long."""
     body = asyncio.current_task()
     assert body is not None

@@ -24,7 +24,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from streams.serving.health import Health
 from streams.serving.pages import MAX_ROWS, CursorError, Page, Row
 from streams.serving.queries import Queries, QueryError
-from streams.serving.supervisor import Live
+from streams.serving.supervisor import WorkerSupervisor
 from streams.settings import Settings
 from streams.store.base import Filter, StoreError, StoreUnavailable
 
@@ -36,11 +36,11 @@ Cursor = Annotated[str | None, Query(max_length=2000)]
 _RETRY_AFTER_S = 5
 
 
-def make_api(live: Live) -> FastAPI:
+def make_api(supervisor: WorkerSupervisor) -> FastAPI:
     """The app for the worker that serves now. Everything in it only reads."""
     api = FastAPI(title="Sensorium worker", docs_url=None, redoc_url=None)
-    health = Health(live)
-    queries: Queries = live
+    health = Health(supervisor)
+    queries: Queries = supervisor
 
     @api.exception_handler(QueryError)
     @api.exception_handler(CursorError)
@@ -60,17 +60,17 @@ def make_api(live: Live) -> FastAPI:
 
     @api.get("/healthz")
     async def healthz() -> Response:
-        alive, _, details = health.check()
-        return JSONResponse(details, status_code=200 if alive else 503)
+        report = health.check()
+        return JSONResponse(report.details, status_code=200 if report.alive else 503)
 
     @api.get("/readyz")
     async def readyz() -> Response:
-        _, ready, details = health.check()
-        return JSONResponse(details, status_code=200 if ready else 503)
+        report = health.check()
+        return JSONResponse(report.details, status_code=200 if report.ready else 503)
 
     @api.get("/metrics")
     async def metrics() -> Response:
-        return Response(generate_latest(live.worker.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(supervisor.worker.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     @api.get("/v1/streams")
     async def streams(response: Response, limit: Limit = MAX_ROWS, cursor: Cursor = None) -> list[Row]:
@@ -162,7 +162,7 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def serve(live: Live, settings: Settings) -> AsyncIterator[str]:
+async def serve(supervisor: WorkerSupervisor, settings: Settings) -> AsyncIterator[str]:
     """Serve until the context ends; yields the address, also written to `<state>/worker.json` for other commands."""
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -175,7 +175,7 @@ async def serve(live: Live, settings: Settings) -> AsyncIterator[str]:
             "SENSORIUM_HTTP_PORT, or 0 for any"
         ) from None
     port = listener.getsockname()[1]
-    config = uvicorn.Config(make_api(live), log_level="warning", access_log=False, lifespan="off")
+    config = uvicorn.Config(make_api(supervisor), log_level="warning", access_log=False, lifespan="off")
     config.timeout_graceful_shutdown = 1
     server = _Server(config)
     task = asyncio.create_task(server.serve(sockets=[listener]), name="http")

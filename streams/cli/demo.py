@@ -16,8 +16,8 @@ from rich.console import Console
 
 from streams.cli.live_table import elapsed, show
 from streams.logs import configure_logs
-from streams.pipeline.status import Board
-from streams.service import StoppedEarly, running_service, stop_on_signals, unless_stopped
+from streams.pipeline.status import StatusTable
+from streams.service import StoppedEarly, running_service, start_unless_stopped, stop_on_signals
 from streams.settings import load_settings
 from streams.sources.plant_feed import feed
 
@@ -44,8 +44,8 @@ async def run_demo(
         )
         configure_logs(settings)
         console.print("starting Kafka, the store and a worker ...")
-        board = Board()
-        async with unless_stopped(running_service(settings, stop, board), stop) as service:
+        status = StatusTable()
+        async with start_unless_stopped(running_service(settings, stop, status), stop) as service:
             console.print(f"{elapsed(started)} ready: Kafka {service.bootstrap}, API {service.url}", soft_wrap=True)
             plant = asyncio.create_task(
                 feed(settings, service.bootstrap, stop, streams=streams, history_s=_HISTORY_S), name="plant"
@@ -54,7 +54,7 @@ async def run_demo(
             timer = asyncio.create_task(_stop_after(seconds, stop), name="timer")
             try:
                 hint = f"Ctrl-C stops. Elsewhere: sensorium streams --state {folder}"
-                await show(board, console, stop, started, hint)
+                await show(status, console, stop, started, hint)
             finally:
                 stop.set()
                 timer.cancel()

@@ -14,7 +14,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from streams.pipeline.status import Board, StreamState
+from streams.pipeline.status import StatusTable, StreamStatus
 
 _BARS = "▁▂▃▄▅▆▇█"
 _REFRESH_S = 0.5
@@ -25,44 +25,44 @@ _FIXED = 52  # characters per row without sparkline and caption
 _AROUND = 6  # lines around the streams and the incidents
 
 
-async def show(board: Board, console: Console, stop: asyncio.Event, started: float, hint: str = "") -> None:
+async def show(status: StatusTable, console: Console, stop: asyncio.Event, started: float, hint: str = "") -> None:
     """Draw the state of all streams until `stop`; without a terminal, print a line for each incident step.
 
     `started` is a monotonic time in seconds.
     """
     if not console.is_terminal:
-        await _print_lines(board, console, stop, started)
+        await _print_lines(status, console, stop, started)
         return
     size = console.size
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
         while not stop.is_set():
             size = console.size
-            live.update(render(board, started, size.width, size.height - 1, hint), refresh=True)
+            live.update(render(status, started, size.width, size.height - 1, hint), refresh=True)
             await _pause(stop)
-        live.update(render(board, started, size.width, size.height - 1, ""), refresh=True)
+        live.update(render(status, started, size.width, size.height - 1, ""), refresh=True)
 
 
-async def _print_lines(board: Board, console: Console, stop: asyncio.Event, started: float) -> None:
+async def _print_lines(status: StatusTable, console: Console, stop: asyncio.Event, started: float) -> None:
     printed: set[tuple[str, int]] = set()
     summary_at = 0.0
     while not stop.is_set():
-        if board.windows and time.monotonic() - summary_at > _SUMMARY_S:
+        if status.windows and time.monotonic() - summary_at > _SUMMARY_S:
             first = "first windows: " if not summary_at else ""
             summary_at = time.monotonic()
-            console.print(f"{elapsed(started)} {first}{_summary(board)}", soft_wrap=True, markup=False)
-        for step in list(board.steps):
+            console.print(f"{elapsed(started)} {first}{_summary(status)}", soft_wrap=True, markup=False)
+        for step in list(status.steps):
             if (step["id"], step["sequence"]) not in printed:
                 printed.add((step["id"], step["sequence"]))
                 line = f"{elapsed(started)} incident {step['kind']}: {step['text']}"
                 console.print(line, soft_wrap=True, markup=False)
         await _pause(stop)
-    console.print(f"{elapsed(started)} {_summary(board)}", soft_wrap=True, markup=False)
+    console.print(f"{elapsed(started)} {_summary(status)}", soft_wrap=True, markup=False)
 
 
-def _summary(board: Board) -> str:
-    states = [state.status for state in board.streams.values()]
+def _summary(status: StatusTable) -> str:
+    states = [state.status for state in status.streams.values()]
     alarms = sum(status == "alarm" for status in states)
-    return f"{board.windows} windows from {board.events} events, {len(states)} streams, {alarms} in alarm"
+    return f"{status.windows} windows from {status.events} events, {len(states)} streams, {alarms} in alarm"
 
 
 async def _pause(stop: asyncio.Event) -> None:
@@ -72,23 +72,23 @@ async def _pause(stop: asyncio.Event) -> None:
         return
 
 
-def render(board: Board, started: float, width: int, height: int, hint: str = "") -> Group:
+def render(status: StatusTable, started: float, width: int, height: int, hint: str = "") -> Group:
     """One line for each stream, then the newest incident steps, within `width` x `height` characters."""
-    states = sorted(board.streams.values(), key=lambda state: state.stream)
+    states = sorted(status.streams.values(), key=lambda state: state.stream)
     shown = states[: max(1, height - _AROUND)]
     title = Text("Sensorium", style="bold", no_wrap=True, overflow="ellipsis")
-    title.append(f"  {elapsed(started)} {_summary(board)}", style="not bold")
+    title.append(f"  {elapsed(started)} {_summary(status)}", style="not bold")
     lines: list[Any] = [title, _table(shown, width)]
     if len(shown) < len(states):
         lines.append(Text(f"and {len(states) - len(shown)} more", style="dim"))
     lines.append(Rule("incidents, the newest first", align="left", style="dim"))
     left = max(1, height - _AROUND - len(shown))
-    lines += _steps(list(board.steps), width, left)
+    lines += _steps(list(status.steps), width, left)
     lines.append(Text(hint, style="dim", no_wrap=True, overflow="ellipsis"))
     return Group(*lines)
 
 
-def _table(states: list[StreamState], width: int) -> Table:
+def _table(states: list[StreamStatus], width: int) -> Table:
     table = Table(expand=True, box=None, pad_edge=False, header_style="bold")
     bars = min(24, max(8, (width - _FIXED) // 2))
     for name, options in (
@@ -137,7 +137,7 @@ def _steps(steps: list[Mapping[str, Any]], width: int, left: int) -> list[Text]:
     return lines
 
 
-def _sparkline(state: StreamState, bars: int) -> str:
+def _sparkline(state: StreamStatus, bars: int) -> str:
     """The last scores: a full bar is twice the alarm threshold or more."""
     return "".join(_BARS[min(7, max(0, int(score * 4)))] for score in list(state.scores)[-bars:])
 

@@ -69,10 +69,10 @@ def up(state: StateOption = None, kafka: KafkaOption = None, store: StoreOption 
     settings = settings_of(state, kafka, store, service=True)
 
     async def serve() -> None:
-        from streams.service import StoppedEarly, running_service, stop_on_signals, unless_stopped
+        from streams.service import StoppedEarly, running_service, start_unless_stopped, stop_on_signals
 
         with contextlib.suppress(StoppedEarly), stop_on_signals() as stop:
-            async with unless_stopped(running_service(settings, stop), stop) as service:
+            async with start_unless_stopped(running_service(settings, stop), stop) as service:
                 say(f"Kafka   {service.bootstrap}")
                 say(f"store   {settings.store_url}")
                 say(f"API     {service.url}  (/healthz /readyz /metrics, and read-only queries under /v1)")
@@ -93,11 +93,11 @@ def worker(state: StateOption = None, kafka: KafkaOption = None, store: StoreOpt
 
     async def serve() -> None:
         from streams.kafka.clients import find_bootstrap
-        from streams.service import StoppedEarly, running_worker, stop_on_signals, unless_stopped
+        from streams.service import StoppedEarly, running_worker, start_unless_stopped, stop_on_signals
 
         bootstrap = find_bootstrap(settings)
         with contextlib.suppress(StoppedEarly), stop_on_signals() as stop:
-            async with unless_stopped(running_worker(settings, bootstrap, stop), stop) as service:
+            async with start_unless_stopped(running_worker(settings, bootstrap, stop), stop) as service:
                 say(f"worker of group {settings.group} on {bootstrap}; API {service.url}; Ctrl-C stops")
                 await stop.wait()
 

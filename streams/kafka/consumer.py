@@ -32,7 +32,7 @@ from faust.types import TP
 from streams.kafka import unpacking
 from streams.kafka.failures import passes, refused
 from streams.kafka.ledger import OffsetLedger
-from streams.kafka.progress import InputProgress, Start, start_at
+from streams.kafka.progress import InputProgress, Start, readable_end, start_at
 from streams.kafka.unpacking import UnreadableRecord
 from streams.metrics import Metrics
 
@@ -279,21 +279,27 @@ class BatchConsumer(driver.Consumer):
         consumer = self._thread._consumer
         if consumer is None:
             return {}
-        now_ms = int(time.time() * 1000)
         found: dict[tuple[str, int], InputProgress] = {}
         for tp in consumer.assignment():
-            try:
-                state = consumer._subscription.subscription.assignment.state_value(tp)
-            except (AttributeError, KeyError):
-                continue  # revoked at this moment
-            if state is None or not state.has_valid_position:
-                continue
-            polled_ms_ago = None if state.timestamp is None else now_ms - state.timestamp
-            delivered = self._expected.get(TP(tp.topic, tp.partition), state.position)
-            # records of an open transaction are below the high-water mark and cannot be read yet
-            end = state.lso if state.lso is not None and state.lso >= 0 else state.highwater
-            found[tp.topic, tp.partition] = InputProgress(state.position, end, polled_ms_ago, delivered)
+            progress = self.progress_of(tp.topic, tp.partition)
+            if progress is not None:
+                found[tp.topic, tp.partition] = progress
         return found
+
+    def progress_of(self, topic: str, number: int) -> InputProgress | None:
+        """Where we stand in one partition; None where nothing is known, or it is not ours."""
+        consumer = self._thread._consumer
+        if consumer is None:
+            return None
+        try:
+            state = consumer._subscription.subscription.assignment.state_value(TopicPartition(topic, number))
+        except (AttributeError, KeyError):
+            return None  # revoked at this moment
+        if state is None or not state.has_valid_position:
+            return None
+        polled_ms_ago = None if state.timestamp is None else int(time.time() * 1000) - state.timestamp
+        delivered = self._expected.get(TP(topic, number), state.position)
+        return InputProgress(state.position, readable_end(state), polled_ms_ago, delivered)
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +38,12 @@ class InputProgress:
     highwater: int | None  # first offset that cannot be read yet: of open transactions too
     polled_ms_ago: int | None  # since the broker last answered for this partition
     delivered: int | None = None  # one past the last record handed on; None: not known
+
+
+def readable_end(state: Any) -> int | None:
+    """Where what can be read of a partition ends now, by aiokafka's state of it (private: `TopicPartitionState`).
+
+    Records of an open transaction are below the high-water mark and cannot be read yet.
+    """
+    end: int | None = state.lso if state.lso is not None and state.lso >= 0 else state.highwater
+    return end

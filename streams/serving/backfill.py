@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.structs import OffsetAndMetadata
@@ -20,22 +19,19 @@ from aiokafka.structs import OffsetAndMetadata
 from streams.events.audio import ClipDecoder
 from streams.events.topics import TOPICS
 from streams.events.types import MODALITIES, Modality
-from streams.kafka.clients import cluster_id, new_consumer, open_admin
-from streams.kafka.ledger import OffsetLedger
-from streams.kafka.producer import Headers, Outputs
-from streams.kafka.progress import InputProgress
+from streams.kafka.admin import topic_ids
+from streams.kafka.clients import new_consumer, open_admin
+from streams.kafka.producer import Headers
+from streams.kafka.progress import InputProgress, readable_end
 from streams.kafka.reader import partitions_of
 from streams.metrics import Metrics
-from streams.pipeline.inference import Inference
-from streams.pipeline.ingest import Intake
-from streams.pipeline.publisher import Announcer
-from streams.pipeline.recovery import Restorer, drift_config
-from streams.pipeline.state import Partition
+from streams.pipeline.pipeline import Pipeline
+from streams.pipeline.publisher import NullPublisher
+from streams.pipeline.recovery import Origin
 from streams.serving.versions import Version
 from streams.settings import Settings
 from streams.store.base import VectorStore
 from streams.store.retrying import RetryingStore
-from streams.windows.types import Output, StreamIdle
 
 _TICK_S = 0.25
 _BOUNDS_EVERY_S = 0.5
@@ -43,27 +39,19 @@ _COMMIT_EVERY_S = 1.0
 _BATCH_RECORDS = 500
 
 
-class _Silence:
-    """Outputs that go nowhere: the serving version has said it all."""
+class _NullOutputs:
+    """Sends nothing: the serving version has published everything, and rerouted what was in the wrong partition."""
 
-    async def send(self, topic: str, value: bytes | None, *, key: bytes | None, headers: Headers = ()) -> None:
-        return
-
-
-class _Mute(Announcer):
-    """Counts windows; says nothing, not in the log either."""
-
-    def __init__(self, outputs: Outputs, metrics: Metrics) -> None:
-        super().__init__(outputs, metrics)
-        self.windows = 0
-
-    async def window(self, id: str, payload: Mapping[str, Any]) -> None:
-        self.windows += 1
-
-    async def incidents(self, steps: Sequence[Mapping[str, Any]], *, again: bool) -> None:
-        return
-
-    async def silence(self, output: StreamIdle) -> None:
+    async def send(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes | None,
+        headers: Headers = (),
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+    ) -> None:
         return
 
 
@@ -107,40 +95,19 @@ class Backfill:
         }
         self._consumer.assign(list(self._modality))
         clips = await exits.enter_async_context(ClipDecoder(settings.audio))
-        origin = await cluster_id(settings, self._bootstrap)
-        self._ledger, silence, metrics = OffsetLedger(), _Silence(), Metrics()
-        self._announcer = _Mute(silence, metrics)
-        queue: asyncio.Queue[tuple[Partition, Output]] = asyncio.Queue(maxsize=256)
-        restorer = Restorer(
-            self.store,
-            drift_config(settings),
-            model=self.version.name,
-            size_ms=settings.window.size_ms,
-            origin=origin,
-        )
-        self._intake = Intake(
-            settings.window,
-            ledger=self._ledger,
-            outputs=silence,
-            queue=queue,
-            restorer=restorer,
-            clips=clips,
-            metrics=metrics,
-            now_ms=lambda: int(time.time() * 1000),
-            topic=settings.topic,
-        )
-        self._inference = Inference(
-            queue=queue,
+        ids = await topic_ids(settings, self._bootstrap)
+        self._publisher = NullPublisher()
+        self._pipeline = Pipeline(
+            settings,
             model=self.version.model,
             store=self.store,
-            restorer=restorer,
-            announcer=self._announcer,
-            ledger=self._ledger,
-            metrics=metrics,
-            origin=origin,
-            topic=settings.topic,
-            batch_windows=settings.batch_windows,
-            batch_wait_ms=settings.batch_wait_ms,
+            outputs=_NullOutputs(),
+            publisher=self._publisher,
+            clips=clips,
+            origin=Origin({m: ids[settings.topic(name)] for m, name in TOPICS.items()}),
+            progress=self._progress_of,
+            metrics=Metrics(),
+            partitions=len({tp.partition for tp in self._modality}),
         )
         await self._begin()
 
@@ -155,27 +122,27 @@ class Backfill:
             self._consumer.seek(tp, self._resume[tp])
         for number in sorted({tp.partition for tp in tps}):
             resume = [self._resume[TopicPartition(self.settings.topic(TOPICS[m]), number)] for m in MODALITIES]
-            self._intake.assign(number, resume)
+            self._pipeline.ingest.assign(number, resume)
         await self._look()
 
     # -- work ----------------------------------------------------------------------------------------------------
 
     async def run(self, stop: asyncio.Event) -> None:
         """Read until `stop`; then what is in flight is finished and committed."""
-        inference = asyncio.create_task(self._inference.run(), name="inference")
+        pipeline = asyncio.create_task(self._pipeline.run(), name="pipeline")
         reading = asyncio.create_task(self._read(stop), name="backfill")
         try:
-            await asyncio.wait({inference, reading}, return_when=asyncio.FIRST_COMPLETED)
-            if inference.done():
-                await inference
+            await asyncio.wait({pipeline, reading}, return_when=asyncio.FIRST_COMPLETED)
+            if pipeline.done():
+                await pipeline
             await reading
-            while not self._inference.idle and not inference.done():
+            while not self._pipeline.idle and not pipeline.done():
                 await asyncio.sleep(0.02)
             await self._commit()
         finally:
-            for task in (reading, inference):
+            for task in (reading, pipeline):
                 task.cancel()
-            await asyncio.gather(reading, inference, return_exceptions=True)
+            await asyncio.gather(reading, pipeline, return_exceptions=True)
 
     async def _read(self, stop: asyncio.Event) -> None:
         ticked = looked = committed = time.monotonic()
@@ -188,7 +155,7 @@ class Backfill:
                 if beyond is not None:
                     self._consumer.seek(tp, beyond)
                     records = [r for r in records if r.offset < bound]
-                await self._intake.handle(self._modality[tp], tp.partition, records)
+                await self._pipeline.ingest.handle(self._modality[tp], tp.partition, records)
             now = time.monotonic()
             if now - looked >= _BOUNDS_EVERY_S:
                 looked = now
@@ -196,7 +163,7 @@ class Backfill:
             if now - ticked >= _TICK_S:
                 elapsed_ms = min(int((now - ticked) * 1000), 4 * int(_TICK_S * 1000))
                 ticked = now
-                await self._intake.tick(elapsed_ms, self._progress())
+                await self._pipeline.ingest.tick(elapsed_ms)
             if now - committed >= _COMMIT_EVERY_S:
                 committed = now
                 await self._commit()
@@ -208,21 +175,19 @@ class Backfill:
             at = said[tp].offset if tp in said else -1
             self._bounds[tp] = max(self._bounds.get(tp, 0), self._resume[tp], at)
 
-    def _pause(self) -> None:
-        """Fetch only what may be worked on: not past the serving version, and no input far ahead of the others.
-
-        An input that is held at the serving version's place is waited for by nobody: what comes next of it comes when
-        that version has finished it, and that may be long after the others' last records.
-        """
-        held = {
+    def _held(self) -> set[TopicPartition]:
+        """Inputs that are read as far as the serving version has finished them, and have more."""
+        return {
             tp
             for tp in self._modality
             if self._position(tp) >= self._bounds[tp] and (self._consumer.highwater(tp) or 0) > self._bounds[tp]
         }
-        frontier = {tp.partition for tp in held}
-        ahead = self._intake.ahead()
+
+    def _pause(self) -> None:
+        """Fetch only what may be worked on: not past the serving version, and no input far ahead of the others."""
+        held, full = self._held(), self._pipeline.ingest.full()
         for tp, modality in self._modality.items():
-            stop = tp in held or (tp.partition not in frontier and ahead[modality, tp.partition])
+            stop = tp in held or full[modality, tp.partition]
             paused = tp in self._consumer.paused()
             if stop != paused:
                 (self._consumer.resume if paused else self._consumer.pause)(tp)
@@ -230,7 +195,7 @@ class Backfill:
     async def _commit(self) -> None:
         offsets: dict[TopicPartition, int] = {}
         for tp in self._modality:
-            offset = self._ledger.committable((tp.topic, tp.partition))
+            offset = self._pipeline.ledger.committable((tp.topic, tp.partition))
             if offset is not None and offset > self._sent.get(tp, -1):
                 offsets[tp] = offset
         if offsets:
@@ -240,22 +205,21 @@ class Backfill:
     # -- where it stands -----------------------------------------------------------------------------------------
 
     def _position(self, tp: TopicPartition) -> int:
-        partition = self._intake.partitions[tp.partition]
-        return partition.handled[MODALITIES.index(self._modality[tp])]
+        partition = self._pipeline.ingest.partitions[tp.partition]
+        return partition.read[MODALITIES.index(self._modality[tp])]
 
-    def _progress(self) -> dict[tuple[Modality, int], InputProgress]:
-        now_ms, found = int(time.time() * 1000), {}
-        for tp, modality in self._modality.items():
-            state = self._consumer._subscription.subscription.assignment.state_value(tp)
-            if state is not None and state.has_valid_position:
-                polled_ms_ago = None if state.timestamp is None else now_ms - state.timestamp
-                found[modality, tp.partition] = InputProgress(state.position, state.highwater, polled_ms_ago)
-        return found
+    def _progress_of(self, modality: Modality, number: int) -> InputProgress | None:
+        tp = TopicPartition(self.settings.topic(TOPICS[modality]), number)
+        state = self._consumer._subscription.subscription.assignment.state_value(tp)
+        if state is None or not state.has_valid_position:
+            return None
+        polled_ms_ago = None if state.timestamp is None else int(time.time() * 1000) - state.timestamp
+        return InputProgress(state.position, readable_end(state), polled_ms_ago)
 
     @property
     def windows(self) -> int:
         """Stored, or recognised as stored."""
-        return self._announcer.windows
+        return self._publisher.windows
 
     @property
     def total(self) -> int:
@@ -264,24 +228,26 @@ class Backfill:
 
     @property
     def lag(self) -> int:
-        """Records that the serving version has finished and we have not read."""
-        return sum(max(0, self._bounds[tp] - self._position(tp)) for tp in self._modality)
+        """Records that the serving version has finished and we have not read.
+
+        An input that is full waits for another one, which is read as far as the serving version has finished it.
+        """
+        full = self._pipeline.ingest.full()
+        frontier = {tp.partition for tp in self._held()}
+        return sum(
+            max(0, self._bounds[tp] - self._position(tp))
+            for tp, modality in self._modality.items()
+            if not (full[modality, tp.partition] and tp.partition in frontier)
+        )
 
     @property
     def caught_up(self) -> bool:
-        """All is read and stored. An input that ends there has been quiet for long enough to hold no window open."""
-        if self.lag or not self._inference.idle:
+        """All is read and stored. Where the inputs end there, no window is left open."""
+        if self.lag or not self._pipeline.idle:
             return False
-        timeout = self.settings.window.idle_timeout_ms
-        for partition in self._intake.partitions.values():
-            if not partition.operator.open_panes:
-                continue
-            ends = []
-            for i, modality in enumerate(MODALITIES):
-                tp = TopicPartition(self.settings.topic(TOPICS[modality]), partition.number)
-                ends.append((self._consumer.highwater(tp) or 0) <= self._bounds[tp])
-                if ends[i] and partition.clock_ms[i] - partition.heard_at_ms[i] < timeout:
-                    return False
-            if all(ends) and partition.idle_clock_ms < timeout:
+        for partition in self._pipeline.ingest.partitions.values():
+            tps = [TopicPartition(self.settings.topic(TOPICS[m]), partition.number) for m in MODALITIES]
+            ends = all((self._consumer.highwater(tp) or 0) <= self._bounds[tp] for tp in tps)
+            if ends and partition.operator.open_panes:
                 return False
         return True

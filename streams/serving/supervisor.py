@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 
 from models.errors import ModelError
-from streams.pipeline.status import Board
+from streams.pipeline.status import StatusTable
 from streams.serving.pages import MAX_ROWS, Page, Row
 from streams.serving.queries import StoreQueries
 from streams.serving.versions import VersionError, load_version
@@ -61,19 +61,19 @@ class _ServingVersion:
                 await self._idle.wait()
 
 
-class Live:
+class WorkerSupervisor:
     """Runs workers one after another; answers `Queries` by the one that serves. Not started yet: use `async with`."""
 
-    def __init__(self, settings: Settings, bootstrap: str, board: Board | None = None) -> None:
+    def __init__(self, settings: Settings, bootstrap: str, status: StatusTable | None = None) -> None:
         self.settings = settings
         self.bootstrap = bootstrap
-        self.worker = Worker(settings, bootstrap, board=board)
+        self.worker = Worker(settings, bootstrap, status=status)
         self.waits_for: str | None = None  # why a version that should serve cannot be started here
         self._open = contextlib.AsyncExitStack()  # what closes the worker
         # the version before: it answers until the worker has caught up
         self._before: tuple[_ServingVersion, contextlib.AsyncExitStack] | None = None
 
-    async def __aenter__(self) -> Live:
+    async def __aenter__(self) -> WorkerSupervisor:
         await self._open.enter_async_context(self.worker)
         self._serving = _ServingVersion(self.worker)
         return self
@@ -139,7 +139,7 @@ class Live:
                         continue
                     version = await load_version(self.settings, collections, aliases, name)
                     successor = Worker(
-                        self.settings, self.bootstrap, board=worker.board, metrics=worker.metrics, version=version
+                        self.settings, self.bootstrap, status=worker.status, metrics=worker.metrics, version=version
                     )
                     exits = contextlib.AsyncExitStack()
                     await exits.enter_async_context(successor)

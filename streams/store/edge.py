@@ -281,9 +281,9 @@ class _Reader:
         request = qe.ScrollRequest(with_payload=True, with_vector=self.vectors, **options)
 
         def read() -> list[Point]:
-            return [_point(record) for record in self.store._open_shard().scroll(request)[0]]
+            return [_point(record) for record in self.store._open_shard().scroll(request)[0]]  # noqa: SLF001
 
-        return await self.store._run(read)
+        return await self.store._run(read)  # noqa: SLF001
 
 
 def _is_full(error: Exception) -> bool:

@@ -281,7 +281,7 @@ class _Reader:
         return await self._read(scroll_filter=_filter(self.where, exactly=start_ms), limit=limit, offset=from_id)
 
     async def _read(self, **options: Any) -> list[Point]:
-        client, collection = self.store._qdrant, self.store.collection
+        client, collection = self.store._qdrant, self.store.collection  # noqa: SLF001
         request = partial(client.scroll, collection, with_payload=True, with_vectors=self.vectors, **options)
         records, _ = await self.store.call(request)
         return [_point(record) for record in records]

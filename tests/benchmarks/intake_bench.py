@@ -82,7 +82,7 @@ async def produce(settings: Settings, messages: int) -> None:
 
 async def ours(settings: Settings, messages: int) -> dict[str, float]:
     """The real worker with inference replaced."""
-    from streams.service import share_arena, spare_loaded
+    from streams.service import freeze_gc, limit_malloc_arenas
     from streams.serving import worker as worker_module
     from streams.windows.types import Fired, PaneFinal
 
@@ -118,10 +118,10 @@ async def ours(settings: Settings, messages: int) -> dict[str, float]:
 
     worker_module.Inference = Counting  # type: ignore[assignment,misc]
     assert settings.kafka is not None
-    share_arena()  # this and the next as the command does
+    limit_malloc_arenas()  # this and the next as the command does
     async with Measured(settings, settings.kafka) as worker:
         counting: Any = worker.inference
-        spare_loaded()
+        freeze_gc()
         stop = asyncio.Event()
         running = asyncio.create_task(worker.run(stop))
         done = asyncio.create_task(counting.done.wait())

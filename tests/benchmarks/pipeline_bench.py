@@ -99,7 +99,7 @@ async def produce(settings: Settings, folder: Path) -> int:
 
 async def ours(settings: Settings, events: int) -> dict[str, float]:
     """A worker until every event is in a window that was announced."""
-    from streams.service import share_arena, spare_loaded
+    from streams.service import freeze_gc, limit_malloc_arenas
     from streams.serving.worker import Worker
 
     class Measured(Worker):
@@ -110,9 +110,9 @@ async def ours(settings: Settings, events: int) -> dict[str, float]:
             self.began = family_cpu_s()
 
     assert settings.kafka is not None
-    share_arena()  # this and the next as the command does
+    limit_malloc_arenas()  # this and the next as the command does
     async with Measured(settings, settings.kafka) as worker:
-        spare_loaded()
+        freeze_gc()
         stop = asyncio.Event()
         running = asyncio.create_task(worker.run(stop))
         while worker.began is None and not running.done():

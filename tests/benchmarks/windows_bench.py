@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from streams.events.types import Reading
 from streams.kafka.ledger import OffsetLedger
 from streams.windows.operator import PartitionWindows
-from streams.windows.types import PaneFinal, Fired, Late, Record, WindowConfig
+from streams.windows.types import Fired, Late, PaneFinal, Record, WindowConfig
 
 SIZE_MS = 10_000
 DISORDER_MS = 2_000

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from streams.service import StoppedEarly, unless_stopped
+from streams.service import StoppedEarly, start_unless_stopped
 
 
 class Slow:
@@ -34,7 +34,7 @@ async def test_a_start_that_is_told_to_stop_is_undone_and_says_so() -> None:
     stop, slow = asyncio.Event(), Slow(60)
     asyncio.get_running_loop().call_later(0.01, stop.set)
     with pytest.raises(StoppedEarly):
-        async with unless_stopped(slow.running(), stop):
+        async with start_unless_stopped(slow.running(), stop):
             pytest.fail("it never ran")
     assert slow.notes == ["starting", "ended"]
     await asyncio.sleep(0)  # no cancellation is left over
@@ -42,7 +42,7 @@ async def test_a_start_that_is_told_to_stop_is_undone_and_says_so() -> None:
 
 async def test_a_stop_after_the_start_is_left_to_the_body() -> None:
     stop, slow = asyncio.Event(), Slow(0)
-    async with unless_stopped(slow.running(), stop) as running:
+    async with start_unless_stopped(slow.running(), stop) as running:
         stop.set()
         await asyncio.sleep(0.01)
         given: Any = running
@@ -52,7 +52,7 @@ async def test_a_stop_after_the_start_is_left_to_the_body() -> None:
 
 async def test_a_cancellation_from_elsewhere_stays_one() -> None:
     async def start() -> None:
-        async with unless_stopped(Slow(60).running(), asyncio.Event()):
+        async with start_unless_stopped(Slow(60).running(), asyncio.Event()):
             pass
 
     task = asyncio.create_task(start())

@@ -18,7 +18,7 @@ from streams.serving import supervisor
 from streams.serving.client import RemoteQueries
 from streams.serving.pages import every
 from streams.serving.queries import QueryError, StoreQueries
-from streams.serving.supervisor import Live
+from streams.serving.supervisor import WorkerSupervisor
 from streams.settings import load_settings
 from streams.store.base import Filter, Point, StoreError, StoreUnavailable, VectorStore
 from streams.store.retrying import RetryingStore
@@ -146,9 +146,9 @@ async def test_an_export_is_whole() -> None:
         assert (await http.get("/v1/export")).content == b""
 
 
-def live_on(tmp_path: Path, bare: VectorStore) -> Live:
+def live_on(tmp_path: Path, bare: VectorStore) -> WorkerSupervisor:
     """A supervisor whose worker retries, as a real one does, on a store of ours."""
-    live = Live(load_settings(state=tmp_path), "127.0.0.1:1")
+    live = WorkerSupervisor(load_settings(state=tmp_path), "127.0.0.1:1")
     live.worker = worker_on(bare)
     live._serving = supervisor._ServingVersion(live.worker)
     return live

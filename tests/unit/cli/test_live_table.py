@@ -12,13 +12,13 @@ from rich.console import Console
 
 from streams.cli import live_table
 from streams.cli.live_table import render, show
-from streams.pipeline.status import Board
+from streams.pipeline.status import StatusTable
 
 LONG = "sound unlike anything heard here before; words unlike anything said here before; vibration 6.5, expected 2.1"
 
 
 def seen(
-    board: Board,
+    table: StatusTable,
     stream: str,
     end_s: int,
     *,
@@ -26,7 +26,7 @@ def seen(
     score: float | None = 0.2,
     steps: tuple[dict[str, Any], ...] = (),
 ) -> None:
-    board.see(
+    table.update(
         {
             "stream": stream,
             "home": {"sensor": 10, "audio": 1},
@@ -47,21 +47,21 @@ def step(stream: str, kind: str, sequence: int, at_s: int = 60) -> dict[str, Any
     return fields | {"id": f"i-{stream}", "sequence": sequence}
 
 
-def drawn(board: Board, width: int, height: int) -> list[str]:
+def drawn(table: StatusTable, width: int, height: int) -> list[str]:
     console = Console(width=width, file=io.StringIO(), force_terminal=True, color_system=None)
     with console.capture() as captured:
-        console.print(render(board, time.monotonic(), width, height, "Ctrl-C stops. " + "x" * 300))
+        console.print(render(table, time.monotonic(), width, height, "Ctrl-C stops. " + "x" * 300))
     return [line.rstrip() for line in captured.get().splitlines()]
 
 
-def plant(streams: int) -> Board:
-    board = Board()
+def plant(streams: int) -> StatusTable:
+    table = StatusTable()
     for n in range(streams):
         for second in range(10, 60, 10):
-            seen(board, f"machine-{n:03d}", second)
-        seen(board, f"machine-{n:03d}", 60, status="alarm", score=3.0, steps=(step(f"machine-{n:03d}", "opened", 0),))
-        seen(board, f"machine-{n:03d}", 70, steps=(step(f"machine-{n:03d}", "closed", 1, 70),))
-    return board
+            seen(table, f"machine-{n:03d}", second)
+        seen(table, f"machine-{n:03d}", 60, status="alarm", score=3.0, steps=(step(f"machine-{n:03d}", "opened", 0),))
+        seen(table, f"machine-{n:03d}", 70, steps=(step(f"machine-{n:03d}", "closed", 1, 70),))
+    return table
 
 
 @pytest.mark.parametrize("streams", [0, 1, 6, 50, 300])
@@ -78,11 +78,11 @@ def test_a_stream_is_a_line_with_its_state_and_last_note() -> None:
 
 
 def test_the_newest_opened_incident_is_printed_in_full_and_the_newest_steps_come_first() -> None:
-    board = Board()
-    seen(board, "pump", 60, steps=(step("pump", "opened", 0),))
-    seen(board, "fan", 70, steps=(step("fan", "opened", 0, 70),))
-    seen(board, "pump", 80, steps=(step("pump", "closed", 1, 80),))
-    text = "\n".join(drawn(board, 80, 23))
+    table = StatusTable()
+    seen(table, "pump", 60, steps=(step("pump", "opened", 0),))
+    seen(table, "fan", 70, steps=(step("fan", "opened", 0, 70),))
+    seen(table, "pump", 80, steps=(step("pump", "closed", 1, 80),))
+    text = "\n".join(drawn(table, 80, 23))
     below = text.split("incidents, the newest first")[1]
     assert below.index("00:01:20 closed") < below.index("00:01:10 opened") < below.index("00:01:00 opened")
     assert f"fan: {LONG}" in " ".join(below.split())
@@ -97,7 +97,7 @@ async def test_without_a_terminal_each_step_is_one_plain_line_printed_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(live_table, "_REFRESH_S", 0.001)
-    board, stop, out = Board(), asyncio.Event(), io.StringIO()
+    table, stop, out = StatusTable(), asyncio.Event(), io.StringIO()
     console = Console(file=out, width=60)
 
     async def printed(text: str) -> None:
@@ -105,10 +105,10 @@ async def test_without_a_terminal_each_step_is_one_plain_line_printed_once(
             while text not in out.getvalue():
                 await asyncio.sleep(0.001)
 
-    showing = asyncio.create_task(show(board, console, stop, time.monotonic()))
-    seen(board, "pump", 60, steps=(step("pump", "opened", 0),))
+    showing = asyncio.create_task(show(table, console, stop, time.monotonic()))
+    seen(table, "pump", 60, steps=(step("pump", "opened", 0),))
     await printed("incident opened")
-    seen(board, "pump", 70, steps=(step("pump", "opened", 0), step("pump", "closed", 1, 70)))
+    seen(table, "pump", 70, steps=(step("pump", "opened", 0), step("pump", "closed", 1, 70)))
     await printed("incident closed")
     stop.set()
     await showing

@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 import structlog
 
-from streams.pipeline import scoring
 from streams.pipeline import state as partition
 from streams.settings import PerModality, Settings, WindowSettings
 from streams.store.base import Filter

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from streams.pipeline.inference import Inference
+
 from streams.serving.supervisor import _Desk
 from streams.settings import Settings, WindowSettings
 from streams.testing import Harness

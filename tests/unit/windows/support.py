@@ -12,7 +12,7 @@ from typing import Any
 
 from streams.events.types import Caption, Reading
 from streams.windows.operator import PartitionWindows
-from streams.windows.types import PaneFinal, Fired, Late, Output, Record, StreamIdle, WindowConfig
+from streams.windows.types import Fired, Late, Output, PaneFinal, Record, StreamIdle, WindowConfig
 
 SENSOR, AUDIO, CAPTION = 0, 1, 2
 ALL, NONE = (True, True, True), (False, False, False)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 
 from streams.events.types import Caption, Clip, Event, Reading
 from streams.windows.operator import PartitionWindows
-from streams.windows.types import PaneFinal, Fired, Late, Output, Record, WindowConfig
+from streams.windows.types import Fired, Late, Output, PaneFinal, Record, WindowConfig
 from tests.unit.windows.support import ALL, Naive, as_told
 
 QUICK = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
