@@ -27,6 +27,6 @@ def check_free(folder: Path, free: int, least: int) -> None:
     """Raises `StoreUnavailable` where fewer than `least` bytes are free."""
     if free < least:
         raise StoreUnavailable(
-            f"the disk of {folder} is full: {free:,} bytes are free and {least:,} are needed to write safely; free "
+            f"the disk of {folder} is nearly full: {free:,} bytes are free, {least:,} are needed to write safely; free "
             "some room there, or move the folder to a larger disk and name it with --store edge:DIR"
         )

@@ -1,8 +1,8 @@
 """Reading points in a total order, (`start`, id), from engines that order by one key alone.
 
 An engine returns points of one `start` in any order, and may cut a page among them. Every page is therefore asked with
-one record more than is wanted: points whose start differs from that of the last record are complete; those that share
-it are read by id. Pure: the engine is two functions.
+one record more than is wanted: points whose start differs from that of the last record are complete, and the next page
+begins after them. Where a whole page has one start, its points are read by id. Pure: the engine is two functions.
 """
 
 from __future__ import annotations
@@ -49,6 +49,9 @@ async def scroll(
                     return
         if last is None:
             return
+        if whole:
+            beyond = int(whole[-1].payload["start"])  # the last record comes again, with those that share its start
+            continue
         async for point in _ties(reader, (last, ""), left, page):
             yield point
             left = None if left is None else left - 1

@@ -54,7 +54,7 @@ async def test_a_write_on_a_full_disk_waits_and_reads_go_on(tmp_path: Path) -> N
 
 async def test_a_store_is_not_opened_on_a_full_disk(tmp_path: Path) -> None:
     folder = tmp_path / "not" / "made"
-    with pytest.raises(StoreUnavailable, match="is full: 5 bytes are free"):
+    with pytest.raises(StoreUnavailable, match="is nearly full: 5 bytes are free"):
         await EdgeStore(folder, free=Disk(5)).__aenter__()
     assert not folder.exists()
     async with EdgeStore(folder, free=Disk()) as store:
@@ -71,7 +71,7 @@ async def test_the_pipeline_waits_for_room_and_queries_do_not(tmp_path: Path, mo
         writing = asyncio.create_task(store.upsert([window(10)]))
         await began.wait()
         assert store.waiting_for is not None
-        assert "is full" in store.waiting_for
+        assert "nearly full" in store.waiting_for
         assert len(await StoreQueries(bare, lambda: None).windows(Filter(), 100)) == 10  # type: ignore[arg-type, return-value]
         disk.free = 10 * MIN_FREE_BYTES
         await writing
@@ -164,6 +164,6 @@ def test_a_disk_that_fills_up_never_kills_the_process(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     full, again, written = ended.stdout.splitlines()
     for line in (full, again):
-        assert "is full" in line
+        assert "nearly full" in line
         assert str(tmp_path) in line
     assert int(written) > 1000

@@ -129,6 +129,44 @@ async def test_the_latest_window_of_each_stream_comes_in_one_answer(store: Vecto
     assert await store.latest([]) == {}
 
 
+def counting_records(store: VectorStore) -> list[int]:
+    """The number of records that each read of an open store asks its engine for."""
+    asked: list[int] = []
+    if isinstance(store, EdgeStore):
+        shard = store._open_shard()
+
+        class Shard:
+            def scroll(self, request: Any) -> Any:
+                asked.append(request.limit)
+                return shard.scroll(request)
+
+        store._open_shard = Shard  # type: ignore[assignment, method-assign]
+    else:
+        assert isinstance(store, ServerStore)
+        client = store._qdrant
+
+        class Client:
+            def scroll(self, collection: str, *, limit: int, **options: Any) -> Any:
+                asked.append(limit)
+                return client.scroll(collection, limit=limit, **options)
+
+            def close(self) -> Any:
+                return client.close()
+
+        store._client = Client()  # type: ignore[assignment]
+    return asked
+
+
+async def test_a_scroll_asks_the_engine_for_what_it_was_asked_for(store: VectorStore) -> None:
+    await store.upsert([point(n) for n in range(300)])
+    asked = counting_records(store)
+    for limit, expected in ((1, [2]), (16, [17]), (256, [257]), (300, [257, 45])):
+        asked.clear()
+        assert len(await all_of(store, descending=True, limit=limit)) == limit
+        assert asked[: len(expected)] == expected
+        assert sum(asked) <= limit + 2 * len(asked)
+
+
 async def test_filters_hold_together(store: VectorStore) -> None:
     some = [point(n, stream=f"s{n % 2}", incident="i" if n > 6 else None, incident_step=n == 8) for n in range(10)]
     await store.upsert(some)
