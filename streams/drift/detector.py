@@ -192,12 +192,12 @@ class Detector:
         )
 
     def _unwatched(self, window: Observation) -> int:
-        """Channels for which there is no room. The first to come are watched, in the order of their names."""
-        watched = self.state.channels
-        room = self.config.channels_max - len(watched)
-        if room >= len(window.channels):
-            return 0
-        return max(0, len(window.channels.keys() - watched.keys()) - room)
+        """Channels for which there is no room."""
+        return max(0, len(window.channels.keys() - self.state.channels.keys()) - self._room)
+
+    @property
+    def _room(self) -> int:
+        return self.config.channels_max - len(self.state.channels)
 
     # -- scores --------------------------------------------------------------------------------------------------
 
@@ -340,12 +340,14 @@ class Detector:
     def _learn_channels(self, window: Observation, scored: _Scored, *, slow: bool) -> None:
         config, state = self.config, self.state
         rate = 1.0 - math.exp(-(window.end_ms - window.start_ms) / config.channel_tau_ms)
+        # where there is room for a part of the new channels, their names decide, not the order they come in
+        admitted = sorted(window.channels.keys() - state.channels.keys())[: self._room]
         for name, stats in window.channels.items():
             baseline = state.channels.get(name)
             if not math.isfinite(stats.mean):
                 continue
             if baseline is None:
-                if len(state.channels) >= config.channels_max:
+                if name not in admitted:
                     continue
                 baseline = Baseline()
             calm = not slow or baseline.n < config.warm_modality
