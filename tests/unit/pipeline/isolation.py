@@ -58,6 +58,7 @@ class StreamPlan:
     caption_ends: bool = False  # stops writing captions half-way
     future: float = 0.0  # share of readings with a clock minutes ahead
     repeats: float = 0.0  # share of records that come twice
+    late: float = 0.0  # share of records that come up to two minutes later: the stream leaves its bounds
     fault: bool = False  # its level jumps for a while near the end
 
 
@@ -113,7 +114,7 @@ def time_header(time_ms: int) -> dict[str, bytes]:
 
 
 def records_of(plan: StreamPlan) -> list[Produced]:
-    """The stream's records, in production order, within its own bounds.
+    """The stream's records, in production order, within its own bounds (but for `late`).
 
     Within its bounds means: no event comes more than JITTER_MS out of order; no silence as long as the idle timeout
     lies inside a window (it would close the window, as it should); of readings from the future, one at a time.
@@ -121,7 +122,8 @@ def records_of(plan: StreamPlan) -> list[Produced]:
     rng = random.Random(plan.seed)
     found = [event for topic in TOPICS for event in _events(plan, rng, topic)]
     found += [_again(plan, rng, event) for event in found if not event.future and rng.random() < plan.repeats]
-    return _without_split_windows(sorted(replace(event, number=i) for i, event in enumerate(found)))
+    numbered = sorted(replace(event, number=i) for i, event in enumerate(found))
+    return numbered if plan.late else _without_split_windows(numbered)
 
 
 def _events(plan: StreamPlan, rng: random.Random, topic: str) -> list[Produced]:
@@ -147,6 +149,8 @@ def _events(plan: StreamPlan, rng: random.Random, topic: str) -> list[Produced]:
 
 def _event(plan: StreamPlan, rng: random.Random, topic: str, time_ms: int, level: float) -> Produced:
     produced_ms = time_ms + plan.lag_ms + rng.randint(0, plan.jitter_ms)
+    if plan.late and rng.random() < plan.late:
+        produced_ms += rng.randint(0, 120_000)
     if topic == CLIPS:
         return Produced(produced_ms, plan.name, 0, time_ms, topic, sound(rng.randrange(4)), time_header(time_ms))
     if topic == CAPTIONS:
@@ -363,7 +367,7 @@ def differences(alone: StreamResult, among: StreamResult, *, live: bool) -> list
         elif alone.published.get(id) != among.published.get(id):
             found.append(f"window {one['start']} is published otherwise")
         elif live and abs(held_ms := among.fired_at_ms[id] - alone.fired_at_ms[id]) > 2 * STEP_MS:
-            found.append(f"window {one['start']} fired {held_ms} ms later than alone")
+            found.append(f"window {one['start']} fired {held_ms:+} ms against alone")
     if alone.incidents != among.incidents:
         found.append(
             f"incident steps: {len(alone.incidents)} alone, {len(among.incidents)} among others, or other ones"
