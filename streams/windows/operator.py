@@ -228,7 +228,8 @@ class PartitionWindows:
         state.stored.update(dict.fromkeys(looked_up))
         state.stored.update(windows)
         if state.restored_before_ms is None:
-            state.clock.interval_ms, state.silent = interval_ms, silent
+            state.clock.restore_interval(interval_ms)
+            state.silent = silent
         state.restored_before_ms = final
 
     def final_before(self, stream: str) -> int | None:

@@ -18,6 +18,7 @@ from streams.windows.types import WindowConfig
 
 LONG_AGO = -(1 << 62)
 FAR_AHEAD = 1 << 62
+_GAPS = 8  # windows whose largest gaps are kept
 _INTERVALS = 3  # how many of its usual intervals a stream may be quiet, and how many of them a clock may jump
 
 
@@ -27,14 +28,15 @@ class StreamClock:
     `limit_ms`: event times beyond it must go through `observe`, which decides whether they move the clock.
     """
 
-    __slots__ = ("_candidates", "_config", "interval_ms", "limit_ms", "newest")
+    __slots__ = ("_candidates", "_config", "_gaps", "interval_ms", "limit_ms", "newest")
 
     def __init__(self, config: WindowConfig) -> None:
         self._config = config
         self.newest = [LONG_AGO, LONG_AGO, LONG_AGO]
         self._candidates: dict[int, int] = {}  # modality -> event time that is too far ahead to be believed alone
         self.limit_ms = LONG_AGO  # nothing is known yet: the first event is confirmed by the second
-        self.interval_ms: int | None = None  # usual (largest recent) interval between events
+        self.interval_ms: int | None = None  # usual interval between events; None while nothing is known
+        self._gaps: list[int] = []
 
     @property
     def own_ms(self) -> int:
@@ -79,27 +81,33 @@ class StreamClock:
         return max(self._config.max_jump_ms, usual)
 
     def learn_interval(self, gap_ms: int) -> None:
-        """Take the largest gap between events of a window; a larger one counts at once, smaller ones slowly."""
-        gap_ms = min(gap_ms, self._config.max_stream_lag_ms)
+        """Take the largest gap between events that a window shows. A single pause is not usual: the second largest of
+        the last few counts."""
         if gap_ms <= 0:
             return
-        if self.interval_ms is None or gap_ms > self.interval_ms:
-            self.interval_ms = gap_ms
-        else:
-            self.interval_ms -= (self.interval_ms - gap_ms) // 4
+        gaps = self._gaps
+        gaps.append(min(gap_ms, self._config.max_stream_lag_ms))
+        if len(gaps) > _GAPS:
+            del gaps[0]
+        self.interval_ms = sorted(gaps)[-2] if len(gaps) > 1 else gaps[0]
+
+    def restore_interval(self, interval_ms: int | None) -> None:
+        """Go on with what was known of the stream before a restart."""
+        if interval_ms is not None:
+            self._gaps = [interval_ms, interval_ms]
+            self.interval_ms = interval_ms
 
     def quiet_after_ms(self) -> int:
         """How long nothing may come before the open windows are fired. Of a new stream no interval is known yet."""
         config = self._config
-        if self.interval_ms is None:
-            return 2 * config.idle_timeout_ms
-        return max(config.idle_timeout_ms, min(_INTERVALS * self.interval_ms, config.max_stream_lag_ms))
+        usual_ms = 0 if self.interval_ms is None else _INTERVALS * self.interval_ms
+        return max(config.idle_timeout_ms, min(usual_ms, config.max_stream_lag_ms))
 
     def silent_after_ms(self) -> int:
         """How long nothing may come before the stream is reported as silent."""
         config = self._config
         if self.interval_ms is None:
-            return max(2 * config.idle_timeout_ms, config.max_stream_lag_ms)
+            return max(config.idle_timeout_ms, config.max_stream_lag_ms)
         return max(config.idle_timeout_ms, _INTERVALS * self.interval_ms)
 
     def watermark_ms(self, idle: Sequence[bool] = (False, False, False)) -> int:

@@ -298,7 +298,9 @@ async def test_nothing_of_a_revoked_partition_is_set_aside() -> None:
     d.logs[SENSOR] = [LogRecord(TOPICS[SENSOR], 0, i, T0_MS, b"pump", b"not json") for i in range(100)]
 
     class Slow(RecordedOutputs):
-        async def send(self, topic: str, value: bytes | None, *, key: bytes | None, headers: Any = ()) -> None:
+        async def send(
+            self, topic: str, value: bytes | None, *, key: bytes | None, headers: Any = (), **_: Any
+        ) -> None:
             d.intake.revoke(0)
             await super().send(topic, value, key=key, headers=headers)
 
@@ -318,7 +320,9 @@ async def test_dead_letters_are_released_when_they_are_acknowledged() -> None:
     acknowledged = asyncio.Event()
 
     class Slow(RecordedOutputs):
-        async def send(self, topic: str, value: bytes | None, *, key: bytes | None, headers: Any = ()) -> None:
+        async def send(
+            self, topic: str, value: bytes | None, *, key: bytes | None, headers: Any = (), **_: Any
+        ) -> None:
             await acknowledged.wait()
             await super().send(topic, value, key=key, headers=headers)
 
