@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from models.interface import WindowInput
 from streams.drift.types import ChannelStats, Verdict
 from streams.events.types import MODALITIES, MODALITY_BIT, Reading, WindowRecord
+from streams.windows.model_input import window_input as window_input  # for callers that still import it from here
 from streams.windows.types import Fired, StoredWindow
 
 _SHOWN_CAPTIONS = 3
@@ -40,22 +40,6 @@ def decode_offsets(text: str) -> frozenset[int]:
             offsets.add(previous)
             value = shift = 0
     return frozenset(offsets)
-
-
-def window_input(window: Fired) -> WindowInput:
-    """A fired window as a model takes it."""
-    units: dict[str, str] = {}
-    for reading in window.readings:
-        if reading.units:
-            units.update(reading.units)
-    return WindowInput(
-        start_ms=window.start_ms,
-        end_ms=window.end_ms,
-        readings=[(reading.time_ms, reading.values) for reading in window.readings],
-        clips=[(clip.time_ms, clip.samples) for clip in window.clips],
-        captions=[(caption.time_ms, caption.text) for caption in window.captions],
-        units=units,
-    )
 
 
 def mask_of(window: Fired) -> int:
