@@ -17,7 +17,7 @@ def window_input(window: Fired) -> WindowInput:
 def model_input(
     start_ms: int, end_ms: int, readings: Sequence[Reading], clips: Sequence[Clip], captions: Sequence[Caption]
 ) -> WindowInput:
-    """Events of [start_ms, end_ms), event time, in canonical order. A channel has the unit of its last reading with one."""
+    """Events of [start_ms, end_ms), event time, in canonical order. A channel has the last unit given for it."""
     units: dict[str, str] = {}
     for reading in readings:
         if reading.units:
