@@ -113,7 +113,7 @@ def test_calibration_is_part_of_the_version_and_comes_back_with_it(tmp_path: Pat
     assert read_checkpoint(tmp_path / "none")[1] != versions["none"]
 
 
-def test_a_balanced_vector_is_the_same_in_any_company(tmp_path: Path) -> None:
+def test_a_balanced_vector_is_the_same_in_any_batch(tmp_path: Path) -> None:
     calibrated("whiten", tmp_path)
     model = models.load(tmp_path)
     together = model.embed([window(i) for i in range(11)])

@@ -96,7 +96,7 @@ def test_a_modality_from_outside_has_its_vector_its_share_of_attention_and_moves
     assert np.array_equal(one.unimodal["caption"], two.unimodal["caption"])
 
 
-def test_a_window_of_the_new_modality_alone_is_legal_and_the_same_in_any_company() -> None:
+def test_a_window_of_the_new_modality_alone_is_valid_and_the_same_in_any_batch() -> None:
     model = fresh(with_images())
     alone = WindowInput(0, 10_000, extra={"image": [(3, picture(1)), (4, picture(5))]})
     (one,) = model.embed([alone])
@@ -259,7 +259,7 @@ def heard(seconds: float, seed: int = 0) -> WindowInput:
     return WindowInput(0, 10_000, clips=[(100, noise)], captions=[(7, "rain")])
 
 
-def test_a_sentence_folder_encodes_captions_alike_in_any_company(sentences: Path) -> None:
+def test_a_sentence_folder_encodes_captions_the_same_in_any_batch(sentences: Path) -> None:
     model = fresh(from_folder(caption={"name": "sentence-transformers", "path": str(sentences)}))
     texts = ["rain", "a dog", "", "🔥", "\ud800", "rain " * 400]
     together = model.embed([spoken(text) for text in texts])
@@ -343,7 +343,7 @@ def test_variation_is_the_same_for_the_same_seed(sentences: Path) -> None:
     assert not np.array_equal(one.vectors, item.vectors)
 
 
-def test_swapping_the_captions_of_a_trained_model_leaves_all_else_as_it_was(
+def test_aligning_a_pretrained_caption_encoder_changes_nothing_else(
     sentences: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from models.training import align_pretrained

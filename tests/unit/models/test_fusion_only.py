@@ -66,7 +66,7 @@ def encoded(network: Network) -> EncodedCorpus:
 
 
 @pytest.mark.parametrize("kind", FUSIONS)
-def test_masks_without_encoding_anew_are_what_windows_cut_down_give(
+def test_masks_without_encoding_again_give_the_vectors_of_windows_cut_down(
     network: Network, encoded: EncodedCorpus, kind: Any
 ) -> None:
     trained = fit_fusion(network, encoded, kind, QUICK, seed=0)

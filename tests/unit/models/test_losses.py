@@ -157,5 +157,5 @@ def test_neighbours_of_a_stream_and_equal_words_are_ignored_and_all_else_is_a_ne
     assert labels.tolist() == [[1, 0, -1, 0], [0, 1, -1, -1], [-1, -1, 1, -1], [0, -1, -1, 1]]
 
 
-def test_labels_say_same_different_or_unknown() -> None:
+def test_labels_are_same_different_or_unknown() -> None:
     assert agreement(torch.tensor([1, 2, -1]), torch.tensor([1, -1])).tolist() == [[1, 0], [-1, 0], [0, 0]]

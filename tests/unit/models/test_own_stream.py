@@ -66,7 +66,7 @@ def version(fitted: Fitted, folder: Path) -> str:
     return write_checkpoint(folder, fitted.network, "")
 
 
-def check_sane(fitted: Fitted, folder: Path) -> None:
+def check_usable(fitted: Fitted, folder: Path) -> None:
     """Finite weights, a folder that loads, finite vectors of every subset."""
     assert all(t.isfinite().all() for t in fitted.network.state_dict().values())
     write_checkpoint(folder, fitted.network, "")
@@ -92,18 +92,18 @@ ORDER = ("sensor", "audio", "caption")
 
 @pytest.mark.parametrize("loss", ["infonce", "triplet"])
 def test_every_loss_trains(loss: str, tmp_path: Path) -> None:
-    check_sane(trained(plant(60), replace(QUICK, loss=loss, epochs=1)), tmp_path)
+    check_usable(trained(plant(60), replace(QUICK, loss=loss, epochs=1)), tmp_path)
 
 
 @pytest.mark.parametrize("fusion", ["concat", "mean"])
 def test_every_fusion_trains(fusion: str, tmp_path: Path) -> None:
     config = replace(preset("tiny"), fusion=fusion)
-    check_sane(fit(plant(60), start(config, None, 0), replace(QUICK, epochs=1)), tmp_path)
+    check_usable(fit(plant(60), start(config, None, 0), replace(QUICK, epochs=1)), tmp_path)
 
 
 def test_a_balanced_model_is_trained_saved_and_loaded(tmp_path: Path) -> None:
     fitted = trained(plant(60), replace(QUICK, epochs=1, balance="whiten"))
-    check_sane(fitted, tmp_path)
+    check_usable(fitted, tmp_path)
     assert read_checkpoint(tmp_path)[0].config.balance == "whiten"
 
 
@@ -160,7 +160,7 @@ def test_training_stops_when_validation_gets_no_better(monkeypatch: pytest.Monke
 
 
 @pytest.mark.usefixtures("ever_better")
-def test_a_modality_from_outside_is_trained_like_ours(tmp_path: Path) -> None:
+def test_a_third_party_modality_is_trained_like_the_built_in_ones(tmp_path: Path) -> None:
     windows = [
         replace(w, window=replace(w.window, extra={"image": [(w.window.start_ms, picture(i % 4))]}))
         for i, w in enumerate(plant(60))
@@ -175,7 +175,7 @@ def test_a_modality_from_outside_is_trained_like_ours(tmp_path: Path) -> None:
     assert set(models.load(tmp_path).embed([windows[0].window])[0].attention) == {*ORDER, "image"}
 
 
-# -- the same twice over ---------------------------------------------------------------------------------------------
+# -- deterministic ----- ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("ever_better")
@@ -281,7 +281,7 @@ def test_all_windows_at_one_time_cannot_be_split() -> None:
         trained(same)
 
 
-def spoiled(kind: str) -> list[StreamWindow]:
+def degenerate(kind: str) -> list[StreamWindow]:
     out = []
     for w in plant(60):
         window = w.window
@@ -312,15 +312,15 @@ def spoiled(kind: str) -> list[StreamWindow]:
 @pytest.mark.parametrize(
     "kind", ["constant sensors", "nan", "huge", "silence", "empty clips", "one caption", "all of it the same"]
 )
-def test_spoiled_windows_end_in_a_sane_model(kind: str, tmp_path: Path) -> None:
-    check_sane(trained(spoiled(kind), replace(QUICK, epochs=1)), tmp_path)
+def test_degenerate_windows_end_in_a_usable_model(kind: str, tmp_path: Path) -> None:
+    check_usable(trained(degenerate(kind), replace(QUICK, epochs=1)), tmp_path)
 
 
 def test_windows_that_each_lack_another_modality_train(tmp_path: Path) -> None:
     fields = ("readings", "clips", "captions")
     windows = [replace(w, window=replace(w.window, **{fields[i % 3]: ()})) for i, w in enumerate(plant(70))]
     windows += [StreamWindow("quiet", WindowInput(i, i + 1)) for i in range(5)]
-    check_sane(trained(windows, replace(QUICK, epochs=1)), tmp_path)
+    check_usable(trained(windows, replace(QUICK, epochs=1)), tmp_path)
 
 
 def test_a_loss_that_is_not_finite_is_an_error_that_names_what_mends_it(monkeypatch: pytest.MonkeyPatch) -> None:

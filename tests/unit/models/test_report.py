@@ -113,7 +113,7 @@ def test_the_state_of_a_window_cut_down_is_what_shows_in_the_rest_of_it() -> Non
     assert some.states(("sensor",)).tolist() == ["hot", "calm", "hot", ""]
 
 
-def test_a_kind_that_only_says_where_is_a_fault_in_each_modality() -> None:
+def test_a_kind_that_only_names_modalities_is_a_fault_in_each() -> None:
     everywhere, heard, worn = (
         fault_signs(*told)
         for told in (
@@ -152,7 +152,7 @@ def test_a_model_that_knows_the_state_finds_it_and_one_that_is_noise_does_not() 
     json.dumps(measured, allow_nan=False)
 
 
-def test_retrieval_asks_in_all_directions_and_says_of_how_many() -> None:
+def test_retrieval_is_in_all_directions_with_the_number_of_queries() -> None:
     measured = evaluate(Oracle(0.5), corpus(), seeds=1)["retrieval"]
     names = [*MODALITY_NAMES, "joint"]
     assert set(measured) == {f"{a} -> {b}" for a in names for b in names if a != b}
@@ -160,7 +160,7 @@ def test_retrieval_asks_in_all_directions_and_says_of_how_many() -> None:
     assert {(one["recall at 1"], one["median rank"], one["of"]) for one in measured.values()} == {(1.0, 1.0, 120.0)}
 
 
-def test_windows_that_say_the_same_are_all_right_answers() -> None:
+def test_windows_with_the_same_captions_are_all_relevant() -> None:
     some = corpus()
     same = [replace(w, captions=[(w.start_ms, "all quiet")]) if w.captions else w for w in some.windows]
     scrambled = Oracle(100.0)
@@ -190,7 +190,7 @@ def test_a_window_of_which_nobody_knows_the_state_is_no_answer() -> None:
         assert before.mean() == 1.0
 
 
-def test_a_recording_without_words_says_what_is_missing() -> None:
+def test_a_recording_without_captions_is_an_error_that_names_what_is_missing() -> None:
     some = corpus()
     with pytest.raises(ModelError, match="hold readings, sound and a caption"):
         embed_corpus(Oracle(1), replace(some, windows=[replace(w, captions=()) for w in some.windows]))
@@ -224,7 +224,7 @@ def test_seeds_are_averaged_query_by_query_and_shown_one_by_one() -> None:
     assert row["of each seed"][1] - row["of each seed"][0] == pytest.approx(0.2, abs=1e-3)
 
 
-async def test_a_recording_becomes_the_windows_of_the_service_with_what_its_labels_say(plant_recording: Path) -> None:
+async def test_a_recording_becomes_the_windows_of_the_service_with_its_labels(plant_recording: Path) -> None:
     found = await labelled_windows(plant_recording, Settings(state=plant_recording / "none"))
     assert len({(one.stream, one.window.start_ms) for one in found}) == len(found) == 3 * 90
     rows = (plant_recording / "labels.csv").read_text().splitlines()[1:]

@@ -136,7 +136,7 @@ def test_training_from_scratch_ends_in_a_folder_that_a_worker_loads(plant_record
         (("--recording", "REC", "--resume", "--init", "scratch", "--preset", "tiny"), "without --resume"),
     ],
 )
-def test_a_mistake_is_one_line_that_says_what_mends_it(
+def test_a_mistake_is_one_line_that_names_what_mends_it(
     arguments: tuple[str, ...], expected: str, plant_recording: Path, tmp_path: Path
 ) -> None:
     given = [str(plant_recording) if a == "REC" else a for a in arguments]
