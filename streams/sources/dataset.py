@@ -19,17 +19,17 @@ from pathlib import Path
 from models.interface import WindowInput
 from models.training.stream_windows import StreamWindow
 from streams.events.audio import ClipDecoder
+from streams.events.decode import decode
 from streams.events.envelope import decode_key
-from streams.events.json_codec import decode_caption, decode_readings
-from streams.events.topics import TOPICS
-from streams.events.types import MODALITIES, Event, Modality, Reason, Rejection
+from streams.events.topics import MODALITY_OF, TOPICS
+from streams.events.types import MODALITIES, Reason, Rejection
 from streams.kafka.reader import read_all
 from streams.settings import AudioSettings, Settings
 from streams.sources.recording import Label, Recording, time_ms_of
 from streams.windows.model_input import model_input
 from streams.windows.pane import Pane
+from streams.windows.types import Record
 
-_MODALITY = {topic: modality for modality, topic in TOPICS.items()}
 Headers = Sequence[tuple[str, bytes]]
 Raw = tuple[str, bytes | None, bytes | None, Headers, int | None]  # topic (short name), key, value, headers, time in ms
 
@@ -113,10 +113,10 @@ async def _windowed(
     found = TrainingWindows([])
     async with ClipDecoder(audio) as clips:
         async for topic, key, value, headers, timestamp_ms in records:
-            modality = _MODALITY[topic]
+            modality = MODALITY_OF[topic]
             try:
                 stream = decode_key(key)
-                events = await _decode(modality, value, headers, timestamp_ms, clips)
+                events = await decode(modality, value, headers, timestamp_ms, clips)
             except Rejection as rejection:
                 found.refused[rejection.reason] += 1
                 continue
@@ -126,8 +126,8 @@ async def _windowed(
                 found.events += 1
                 newest_ms = event.time_ms // hop_ms * hop_ms
                 for start_ms in range(newest_ms, event.time_ms - size_ms, -hop_ms):
-                    pane = panes.setdefault((start_ms, stream), Pane(start_ms))
-                    pane.events[MODALITIES.index(modality)].append(event)
+                    pane = panes.setdefault((start_ms, stream), Pane([[], [], []]))
+                    pane.records[MODALITIES.index(modality)].append(Record(0, stream, event))
             if most is not None and len(panes) > 2 * most:
                 panes = dict(sorted(panes.items())[-most:])
     ordered = sorted(panes.items())
@@ -135,17 +135,6 @@ async def _windowed(
         pane.tidy()
         found.windows.append(StreamWindow(stream, model_input(start_ms, start_ms + size_ms, *pane.events)))
     return found
-
-
-async def _decode(
-    modality: Modality, value: bytes | None, headers: Headers, timestamp_ms: int | None, clips: ClipDecoder
-) -> Sequence[Event]:
-    """The events of one record. Raises Rejection."""
-    if modality is Modality.SENSOR:
-        return decode_readings(value, headers, timestamp_ms)
-    if modality is Modality.AUDIO:
-        return [await clips.decode(value, headers, timestamp_ms)]
-    return [decode_caption(value, headers, timestamp_ms)]
 
 
 def _sounds_of_clips(folder: Path) -> dict[tuple[str, int], str]:
