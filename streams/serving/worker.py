@@ -259,14 +259,12 @@ class Worker:
         for number in sorted(numbers):
             missing = [name for name in names if (name, number) not in resume]
             if missing:
-                raise RuntimeError(
-                    f"partition {number} of {', '.join(missing)} is not assigned with the others: the inputs are not "
-                    "co-partitioned; check with: sensorium topics describe"
-                )
+                log.warning("partition is not read: its other inputs are missing", partition=number, missing=missing)
+                continue
             self.intake.assign(number, [resume[name, number] for name in names], self.app.consumer.epoch)
         self.joined = True
-        if numbers:
-            log.info("assigned", partitions=len(numbers))
+        if self.intake.partitions:
+            log.info("assigned", partitions=len(self.intake.partitions))
 
     async def revoked(self) -> None:
         """Drop everything: Faust rebalances eagerly, all partitions at once."""
