@@ -169,7 +169,7 @@ async def test_the_service_outlives_a_broker_that_is_killed_twice(
             await until(all_committed, "everything committed")
 
 
-async def test_a_worker_tells_whether_it_is_ready_and_what_it_did(tmp_path: Path, broker: Broker) -> None:
+async def test_a_worker_reports_whether_it_is_ready_and_what_it_did(tmp_path: Path, broker: Broker) -> None:
     import httpx
 
     settings = settings_for(tmp_path, broker)
