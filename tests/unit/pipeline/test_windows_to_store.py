@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from streams.pipeline.inference import Inference
-from streams.serving.supervisor import _Desk
 from streams.settings import Settings, WindowSettings
 from streams.testing import Harness
 from tests.standin import StandInModel
@@ -218,14 +216,3 @@ async def test_inference_that_is_told_to_end_just_as_a_window_arrives_ends() -> 
     done, _ = await asyncio.wait({running}, timeout=10)
     assert done
     assert running.cancelled()
-
-
-async def test_waiting_for_the_last_question_ends_when_told_to_just_as_it_is_answered() -> None:
-    worker: Any = SimpleNamespace(version=SimpleNamespace(name="a version"), store=None, model=None)
-    desk = _Desk(worker)
-    async with desk.ask():
-        leaving = asyncio.create_task(desk.leave())
-        await asyncio.sleep(0.01)
-    leaving.cancel()
-    await asyncio.wait({leaving}, timeout=10)
-    assert leaving.cancelled()
