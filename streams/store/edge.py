@@ -288,7 +288,7 @@ class _Reader:
 
 def _is_full(error: Exception) -> bool:
     """No space, or a quota used up; the engine gives the system's words and number as text."""
-    return any(said in str(error) for said in ("No space left", "os error 28", "Errno 28", "os error 122", "Errno 122"))
+    return any(text in str(error) for text in ("No space left", "os error 28", "Errno 28", "os error 122", "Errno 122"))
 
 
 def _classified(error: Exception, folder: Path) -> StoreError:
