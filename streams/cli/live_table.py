@@ -40,7 +40,7 @@ async def show(board: Board, console: Console, stop: asyncio.Event, started: flo
 
 
 async def _print_lines(board: Board, console: Console, stop: asyncio.Event, started: float) -> None:
-    told: set[tuple[str, int]] = set()
+    told: set[tuple[str, int, str]] = set()
     said_at = 0.0
     while not stop.is_set():
         if board.windows and time.monotonic() - said_at > _SUMMARY_S:
@@ -48,8 +48,9 @@ async def _print_lines(board: Board, console: Console, stop: asyncio.Event, star
             said_at = time.monotonic()
             console.print(f"{elapsed(started)} {first}{_summary(board)}", soft_wrap=True, markup=False)
         for step in list(board.steps):
-            if (step["id"], step["sequence"]) not in told:
-                told.add((step["id"], step["sequence"]))
+            name = step["id"], step["sequence"], step["window"] if step.get("late") else ""
+            if name not in told:
+                told.add(name)
                 line = f"{elapsed(started)} incident {step['kind']}: {step['text']}"
                 console.print(line, soft_wrap=True, markup=False)
         await _pause(stop)

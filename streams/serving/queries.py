@@ -90,11 +90,13 @@ class StoreQueries:
 
     async def incidents(self, where: Filter) -> list[Row]:
         """Every incident with its steps, by the time it opened."""
-        steps: dict[str, dict[int, Mapping[str, Any]]] = {}
+        steps: dict[str, dict[tuple[int, str], Mapping[str, Any]]] = {}
         only = Filter(where.stream, where.from_ms, where.to_ms, where.incident, incident_step=True)
         async for point in self._store.scroll(only):
             for step in point.payload["steps"]:
-                steps.setdefault(step["id"], {})[step["sequence"]] = step
+                # a late step has the number of the step it follows
+                place = step["sequence"], step["window"] if step.get("late") else ""
+                steps.setdefault(step["id"], {})[place] = step
         rows = [_incident([known[n] for n in sorted(known)]) for known in steps.values()]
         return sorted(rows, key=lambda row: (row["opened_ms"], row["id"]))
 

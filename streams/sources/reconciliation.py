@@ -31,7 +31,7 @@ class Account:
     _windows: dict[str, WindowRecord] = field(default_factory=dict)
     _dead: dict[_Origin, int] = field(default_factory=dict)
     _late: dict[_Origin, int] = field(default_factory=dict)
-    _steps: dict[str, dict[int, IncidentEvent]] = field(default_factory=dict)
+    _steps: dict[str, dict[tuple[int, str], IncidentEvent]] = field(default_factory=dict)
     _windowed: int = 0
     _duplicate: int = 0
 
@@ -66,7 +66,7 @@ class Account:
 
     def incident(self, step: IncidentEvent) -> None:
         """One step; the same step told twice counts once."""
-        self._steps.setdefault(step.id, {})[step.sequence] = step
+        self._steps.setdefault(step.id, {})[step.sequence, step.window if step.late else ""] = step
 
     @property
     def heard(self) -> bool:
