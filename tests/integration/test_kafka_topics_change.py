@@ -27,26 +27,26 @@ async def broker(shared_broker: Broker) -> AsyncIterator[Broker]:
 async def test_partitions_that_are_added_are_read_within_a_minute(tmp_path: Path, broker: Broker) -> None:
     settings = settings_for(tmp_path, broker)
     async with service(settings) as running:
-        await until(lambda: len(running.worker.intake.partitions) == 4, "the partitions there are")
+        await until(lambda: len(running.worker.pipeline.ingest.partitions) == 4, "the partitions there are")
         admin = await open_admin(settings, broker.bootstrap)
         await admin.create_partitions({settings.topic(name): NewPartitions(6) for name in INPUTS})
         await admin.close()
-        await until(lambda: len(running.worker.intake.partitions) == 6, "the partitions that were added", 60)
+        await until(lambda: len(running.worker.pipeline.ingest.partitions) == 6, "the partitions that were added", 60)
         sent = await send_readings(settings, range(20), streams=12)
-        await until(lambda: running.worker.board.events == sent, "readings of all partitions in windows")
+        await until(lambda: running.worker.status.events == sent, "readings of all partitions in windows")
 
 
 async def test_an_input_that_is_deleted_and_made_anew_does_not_end_the_worker(tmp_path: Path, broker: Broker) -> None:
     settings = settings_for(tmp_path, broker)
     async with service(settings) as running:
         sent = await send_readings(settings, range(20))
-        await until(lambda: running.worker.board.events == sent, "windows before")
+        await until(lambda: running.worker.status.events == sent, "windows before")
         admin = await open_admin(settings, broker.bootstrap)
         await admin.delete_topics([settings.topic("captions")])
         await admin.close()
-        await until(lambda: not running.worker.intake.partitions, "partitions that cannot be read are given up")
+        await until(lambda: not running.worker.pipeline.ingest.partitions, "partitions that cannot be read are given up")
         await create_topics(settings, broker.bootstrap)
-        await until(lambda: len(running.worker.intake.partitions) == 4, "the partitions again")
+        await until(lambda: len(running.worker.pipeline.ingest.partitions) == 4, "the partitions again")
         sent += await send_readings(settings, range(20, 40))
 
         async def all_committed() -> bool:
