@@ -131,6 +131,13 @@ async def test_waiting_is_not_stuck_and_not_ready(fakes: Fakes, away: str) -> No
     assert await fakes.reasons() == [f"waiting for {'the store' if away == 'store' else 'Kafka'}"]
 
 
+async def test_the_store_is_waited_for_with_the_reason(fakes: Fakes) -> None:
+    fakes.worker.store_waiting = True
+    fakes.worker.store.waiting_for = "the disk of /data is nearly full"
+    fakes.worker.outputs.waiting_since = 1.0
+    assert await fakes.reasons() == ["waiting for the store: the disk of /data is nearly full", "waiting for Kafka"]
+
+
 async def test_after_waiting_there_is_a_minute_to_get_going(fakes: Fakes) -> None:
     fakes.queued, fakes.worker.store_waiting = 256, True
     await fakes.statuses()
