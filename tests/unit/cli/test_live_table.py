@@ -13,6 +13,7 @@ from rich.console import Console
 from streams.cli import live_table
 from streams.cli.live_table import render, show
 from streams.pipeline.status import StatusTable
+from tests.unit.pipeline.payloads import SIZE_MS, window_payload
 
 LONG = "sound unlike anything heard here before; words unlike anything said here before; vibration 6.5, expected 2.1"
 
@@ -27,17 +28,16 @@ def seen(
     steps: tuple[dict[str, Any], ...] = (),
 ) -> None:
     table.update(
-        {
-            "stream": stream,
-            "home": {"sensor": 10, "audio": 1},
-            "steps": steps,
-            "end": end_s * 1000,
-            "status": status,
-            "score": score,
-            "modalities": ["sensor", "audio"],
-            "incident": None,
-            "captions": ["all [bold]well[/]"],
-        }
+        window_payload(
+            end_s * 1000 - SIZE_MS,
+            stream=stream,
+            home={"sensor": 10, "audio": 1},
+            steps=list(steps),
+            status=status,
+            score=score,
+            modalities=["sensor", "audio"],
+            captions=["all [bold]well[/]"],
+        )
     )
 
 
