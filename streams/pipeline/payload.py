@@ -46,7 +46,7 @@ class WindowPayload(msgspec.Struct, kw_only=True):
     unwatched: int = 0  # channels beyond the detector's limit
     bank: bool = False  # a member of the stream's reference banks: retention spares it
     interval: int | None = None  # the stream's usual interval between events, ms
-    silent: bool = False  # the stream was reported as silent after this window
+    silent: int | None = None  # the stream's newest event, ms, where it was reported as silent after this window
     # bookkeeping
     home: dict[str, int]
     duplicates: int

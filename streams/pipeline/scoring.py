@@ -31,7 +31,7 @@ from streams.windows.types import Fired
 
 log = structlog.get_logger(__name__)
 
-Outcome = Literal["new", "revised", "recounted", "known", "kept", "failed"]
+Outcome = Literal["new", "revised", "recounted", "known", "kept", "superseded", "failed"]
 
 
 @dataclass(slots=True, eq=False)
@@ -39,7 +39,8 @@ class Work:
     """One fired window on its way through: what is known of it, and what it becomes.
 
     Outcomes: `new`; `revised`, another content than before; `recounted`, repeats came in; `known`, stored as it is;
-    `kept`, the stored window stays because records that it is made of are gone; `failed`, no model can take it.
+    `kept`, the stored window stays because records that it is made of are gone; `superseded`, a later firing is in the
+    same batch; `failed`, no model can take it.
     """
 
     partition: PartitionState
@@ -208,11 +209,23 @@ class Scorer:
 
     def _embed_and_score(self, works: Sequence[Work]) -> None:
         began = time.perf_counter()
-        # a window that fired twice within one batch is embedded in its last form as well: both are cheap and right
-        inputs = [window_input(work.window) for work in works]
+        # of a window that late events made fire again several times, only the last form is embedded
+        last = {(id(work.partition), work.window.stream, work.window.start_ms): work for work in works}
+        needed = []
+        for work in works:
+            if work.window.firing == 0 or last[id(work.partition), work.window.stream, work.window.start_ms] is work:
+                needed.append(work)
+            else:
+                work.outcome = "superseded"
+        inputs = [window_input(work.window) for work in needed]
         vectors = self._embed_all(inputs)
         embedded = time.perf_counter()
-        for work, vector, content in zip(works, vectors, inputs, strict=True):
+        of_work = dict(zip(map(id, needed), zip(vectors, inputs, strict=True), strict=True))
+        for work in works:
+            if work.outcome == "superseded":
+                self._supersede(work)
+                continue
+            vector, content = of_work[id(work)]
             failure = vector if isinstance(vector, str) else check_vectors(vector, content)
             if isinstance(vector, str) or failure is not None:
                 work.outcome, work.failure = "failed", failure or ""
@@ -236,6 +249,14 @@ class Scorer:
             except Exception as error:
                 vectors.append(f"{type(error).__name__}: {error}")
         return vectors
+
+    def _supersede(self, work: Work) -> None:
+        """A later firing in the same batch says more: only the revision is counted."""
+        before = work.stream.revisions.get(work.window.start_ms) or work.before
+        if before is not None and before.content_hash != work.content_hash:
+            work.stream.revisions[work.window.start_ms] = WindowRevision(
+                before.revision + 1, work.content_hash, before.payload
+            )
 
     def _score(self, work: Work, vectors: WindowVectors) -> None:
         window, stream = work.window, work.stream

@@ -308,8 +308,7 @@ class Worker:
                 # topics are being made or given partitions: the watch over the inputs says so, and starts us afresh
                 log.warning("partition not assigned with the others", partition=number, missing=", ".join(missing))
                 continue
-            resume = [starts[name, number].offset for name in names]
-            self.pipeline.ingest.assign(number, resume, self.app.consumer.epoch)
+            self.pipeline.ingest.assign(number, [starts[name, number] for name in names], self.app.consumer.epoch)
             taken += 1
         self._joined = True
         if taken:

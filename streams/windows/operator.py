@@ -63,7 +63,9 @@ class PartitionWindows:
         self._lookup = lookup
         self._limit = limit or StreamLimit()
         self._streams: dict[str, StreamWindows] = {}
-        self._forgotten: dict[str, int] = {}  # of streams that are gone: windows that start before this are final
+        # of streams that are gone: windows that start before this are final, and the silence that was reported
+        self._forgotten: dict[str, tuple[int, int | None]] = {}
+        self._silent: set[str] = set()
         self._idle_clock_ms = 0
         self._input_clocks_ms = [0, 0, 0]
         self._recent: deque[int] = deque(maxlen=_RECENT)  # Kafka timestamps read last
@@ -105,7 +107,7 @@ class PartitionWindows:
             stream.last_event_at = clock
             if input_clock is not None:
                 stream.last_of_modality_at[modality] = input_clock
-            if time_ms >= stream.look_at_ms and time_ms >= stream.watermark_ms:
+            if time_ms >= stream.look_at_ms:
                 self._advance(stream, modality, time_ms)
             elif time_ms > stream.newest[modality]:
                 stream.newest[modality] = time_ms
@@ -123,7 +125,8 @@ class PartitionWindows:
         self._limit.held += 1
         stream = self._streams[name] = StreamWindows(name, self.config, None if self._lookup else LONG_AGO)
         if not self._lookup:
-            stream.final_before_ms = self._forgotten.pop(name, LONG_AGO)
+            stream.final_before_ms, silent_since_ms = self._forgotten.pop(name, (LONG_AGO, None))
+            self._set_silent(stream, silent_since_ms)
         return stream
 
     def _find_pane(
@@ -149,8 +152,10 @@ class PartitionWindows:
         if behind_ms is not None:
             self._out.append(Late(modality, record, behind_ms))
             return None
-        if stream.silent:
-            stream.silent = False
+        if stream.silent_since_ms is not None and record.event.time_ms > stream.silent_since_ms:
+            # not one that is read again after a restart
+            stream.silent_since_ms = None
+            self._silent.discard(stream.name)
             self._out.append(StreamIdle(stream.name, record.event.time_ms, True))
         if stream.check_at is None:
             self._check(stream, self._idle_clock_ms + stream.clock.quiet_after_ms())
@@ -200,7 +205,7 @@ class PartitionWindows:
         looked_up: Iterable[int] = (),
         *,
         interval_ms: int | None = None,
-        silent: bool = False,
+        silent_since_ms: int | None = None,
     ) -> None:
         """Take what the store knows of a stream.
 
@@ -208,14 +213,15 @@ class PartitionWindows:
         says so). `stored`: all stored windows from there on, and those among `looked_up`, the pane starts asked for.
         A stored window was final as well if it holds a record before our resume offset (its records were released, or
         are gone), or records of another partition or of a topic that is no more: it cannot be built again as a whole.
-        `interval_ms`, `silent`: the stream's usual interval, and whether it was reported as silent.
+        `interval_ms`: the stream's usual interval; `silent_since_ms`: its newest event, where it was reported as silent.
         """
         state = self._streams.get(stream) or self._new_stream(stream)
         windows = {window.start_ms: window for window in stored}
+        forgotten = self._forgotten.pop(stream, (LONG_AGO, None))
         final = max(
             LONG_AGO if state.restored_before_ms is None else state.restored_before_ms,
             LONG_AGO if final_before_ms is None else final_before_ms,
-            self._forgotten.pop(stream, LONG_AGO),
+            forgotten[0],
             *(
                 window.start_ms + self.config.hop_ms
                 for window in windows.values()
@@ -229,7 +235,7 @@ class PartitionWindows:
         state.stored.update(windows)
         if state.restored_before_ms is None:
             state.clock.restore_interval(interval_ms)
-            state.silent = silent
+            self._set_silent(state, silent_since_ms if forgotten[1] is None else forgotten[1])
         state.restored_before_ms = final
 
     def final_before(self, stream: str) -> int | None:
@@ -246,7 +252,8 @@ class PartitionWindows:
         del self._streams[stream]
         self._limit.held -= 1
         self._waiting.pop(stream, None)
-        self._forgotten[stream] = max(state.final_before_ms, state.restored_before_ms or LONG_AGO)
+        final_before_ms = max(state.final_before_ms, state.restored_before_ms or LONG_AGO)
+        self._forgotten[stream] = (final_before_ms, state.silent_since_ms)
         return True
 
     def release(self) -> None:
@@ -298,8 +305,8 @@ class PartitionWindows:
 
     @property
     def silent_streams(self) -> int:
-        """Streams that were reported as silent, of those held in memory."""
-        return sum(s.silent for s in self._streams.values())
+        """Streams that were reported as silent, also those that are no longer held in memory."""
+        return len(self._silent)
 
     def _move_front(self, read_ms: int) -> None:
         """The median of what was read last: no single producer's clock moves it."""
@@ -356,14 +363,23 @@ class PartitionWindows:
             return stream.last_event_at + quiet_after
         close_at = stream.last_event_at + quiet_after + self.config.allowed_lateness_ms
         silent_at = stream.last_event_at + stream.clock.silent_after_ms()
-        if now >= silent_at and not stream.silent:
-            stream.silent = True
-            self._out.append(StreamIdle(stream.name, stream.clock.newest_event_ms, False))
+        if now >= silent_at:
+            self._report_silent(stream)
         if now >= close_at:
             stream.close_all(self._out.append)
             self._waiting.pop(stream.name, None)
         later = [at for at in (close_at, silent_at) if at > now]
         return min(later) if later else None
+
+    def _report_silent(self, stream: StreamWindows) -> None:
+        if stream.silent_since_ms is None:
+            self._set_silent(stream, stream.clock.newest_event_ms)
+            self._out.append(StreamIdle(stream.name, stream.clock.newest_event_ms, False))
+
+    def _set_silent(self, stream: StreamWindows, since_ms: int | None) -> None:
+        stream.silent_since_ms = since_ms
+        if since_ms is not None:
+            self._silent.add(stream.name)
 
     def _close(self, stream: StreamWindows) -> None:
         stream.fire_all(self._out.append)
@@ -405,6 +421,5 @@ class PartitionWindows:
                 continue
             behind_ms = front - stream.advanced_at_front
             self._close(stream)
-            if not stream.silent and behind_ms >= stream.clock.silent_after_ms():
-                stream.silent = True
-                out.append(StreamIdle(name, stream.clock.newest_event_ms, False))
+            if behind_ms >= stream.clock.silent_after_ms():
+                self._report_silent(stream)

@@ -38,7 +38,7 @@ class StreamWindows:
         "open",
         "pending",
         "restored_before_ms",
-        "silent",
+        "silent_since_ms",
         "stored",
         "watermark_ms",
     )
@@ -63,7 +63,7 @@ class StreamWindows:
         self.last_of_modality_at = [0, 0, 0]  # on the idle clock of each modality's input
         self.check_at: int | None = None  # the idle clock at which to see whether the stream is quiet
         self.left_behind_at: int | None = None  # how far the partition may be read on without an event of this stream
-        self.silent = False
+        self.silent_since_ms: int | None = None  # its newest event when it was reported as silent
         self.last_pane_ms: int | None = None  # start of the last pane that became final
         self.last_fired_event_ms = LONG_AGO
         self.advanced_own_ms = LONG_AGO  # the own clock when it was last seen to have moved,
@@ -93,7 +93,6 @@ class StreamWindows:
                     self.look_at_ms = look_at_ms
                 return records
             pane = self.fired[start_ms] = Pane([[], [], []])  # windows that hold it are past their time already
-        # its windows fire again with the stream's next event that is not late: late ones that follow are taken along
         self.dirty.add(start_ms)
         self.look_at_ms = LONG_AGO
         return pane.records[modality]
