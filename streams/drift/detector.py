@@ -118,8 +118,9 @@ class Detector:
                     state = self._forget()
         state.cusum = 0.0 if ended else scored.cusum  # what was summed up belongs to the incident that is over
         self._learn(window, scored, warming)
-        # the last window of an incident still belongs to it
-        open_id = step.id if ended and step is not None else None if state.incident is None else state.incident.id
+        open_id = None if state.incident is None else state.incident.id
+        if ended and step is not None:
+            open_id = step.id  # the last window of an incident still belongs to it
         verdict = self._verdict(window, scored, warming, open_id)
         if self._replaced is not None:
             reason = state.reason or _MISSING

@@ -95,9 +95,11 @@ async def test_another_window_size_on_the_same_store_is_learnt_anew(tmp_path: Pa
     async with plant(tmp_path, store) as h:
         for second in range(0, 600, 2):
             await reading(h, second, 1.0 + 0.1 * (second % 7))
-        await h.settle()
-        await h.advance(60_000)
+            await h.settle()
+            await h.advance(2_000)
         assert h.windows()[-1].status == "ok"
+        async for point in store.scroll(Filter(stream="m"), descending=True, limit=1):
+            assert point.payload["sealed"] is not None  # there is a state to take over
     async with plant(tmp_path, store, window={"size_ms": 5_000, "hop_ms": 5_000}) as h:
         for second in range(1_000, 1_300):
             await reading(h, second, 1.0 + 0.1 * (second % 7))
