@@ -100,7 +100,7 @@ class Worker:
         self.origin = await cluster_id(settings, self.bootstrap)
         self.producer = new_producer(settings, self.bootstrap)
         self.outputs = KafkaOutputs(self.producer, settings.topic, new=lambda: new_producer(settings, self.bootstrap))
-        await self.producer.start()
+        await self.outputs.start()
         exits.push_async_callback(self._stop_producer)
         clips = await exits.enter_async_context(ClipDecoder(settings.audio))
         self.ledger = OffsetLedger()
