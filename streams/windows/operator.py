@@ -213,7 +213,7 @@ class PartitionWindows:
         says so). `stored`: all stored windows from there on, and those among `looked_up`, the pane starts asked for.
         A stored window was final as well if it holds a record before our resume offset (its records were released, or
         are gone), or records of another partition or of a topic that is no more: it cannot be built again as a whole.
-        `interval_ms`: the stream's usual interval; `silent_since_ms`: its newest event, where it was reported as silent.
+        `interval_ms`: the stream's usual interval; `silent_since_ms`: its newest event, if it was reported as silent.
         """
         state = self._streams.get(stream) or self._new_stream(stream)
         windows = {window.start_ms: window for window in stored}
