@@ -253,9 +253,11 @@ class TimedOutputs(RecordedOutputs):
         self._clock = clock
         self.at_ms: list[int] = []
 
-    async def send(self, topic: str, value: bytes | None, *, key: bytes | None, headers: Headers = ()) -> None:
+    async def send(
+        self, topic: str, value: bytes | None, *, key: bytes | None, headers: Headers = (), **where: Any
+    ) -> None:
         self.at_ms.append(self._clock.now_ms)
-        await super().send(topic, value, key=key, headers=headers)
+        await super().send(topic, value, key=key, headers=headers, **where)
 
 
 async def run(streams: Iterable[str], records: Iterable[Produced], *, live: bool, partitions: int) -> Outcome:
