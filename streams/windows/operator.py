@@ -29,6 +29,7 @@ from streams.windows.types import (
 from streams.windows.watermark import FAR_AHEAD, LONG_AGO
 
 _RECENT = 15  # batches read last that tell how far the partition has been read
+_LOOKS = 8  # how often a stream is looked at within the time after which it is left behind
 _LOOKUPS_KEPT = 4096  # stored windows remembered per stream; beyond that the final ones are looked up again
 
 
@@ -63,8 +64,8 @@ class PartitionWindows:
         self._lookup = lookup
         self._limit = limit or StreamLimit()
         self._streams: dict[str, StreamWindows] = {}
-        # of streams that are gone: windows that start before this are final, and the silence that was reported
-        self._forgotten: dict[str, tuple[int, int | None]] = {}
+        # of streams that are gone: windows that start before this are final, so are these, and when it fell silent
+        self._forgotten: dict[str, tuple[int, set[int], int | None]] = {}
         self._silent: set[str] = set()
         self._idle_clock_ms = 0
         self._input_clocks_ms = [0, 0, 0]
@@ -124,8 +125,8 @@ class PartitionWindows:
     def _new_stream(self, name: str) -> StreamWindows:
         self._limit.held += 1
         stream = self._streams[name] = StreamWindows(name, self.config, None if self._lookup else LONG_AGO)
-        if not self._lookup:
-            stream.final_before_ms, silent_since_ms = self._forgotten.pop(name, (LONG_AGO, None))
+        if name in self._forgotten:
+            stream.final_before_ms, stream.final_ahead, silent_since_ms = self._forgotten.pop(name)
             self._set_silent(stream, silent_since_ms)
         return stream
 
@@ -157,8 +158,9 @@ class PartitionWindows:
             stream.silent_since_ms = None
             self._silent.discard(stream.name)
             self._out.append(StreamIdle(stream.name, record.event.time_ms, True))
-        if stream.check_at is None:
-            self._check(stream, self._idle_clock_ms + stream.clock.quiet_after_ms())
+        quiet_at = self._idle_clock_ms + stream.clock.quiet_after_ms()
+        if stream.check_at is None or stream.check_at > quiet_at:  # resumed, or its interval has become shorter
+            self._check(stream, quiet_at)
         if stream.is_empty:
             self._note_advance(stream)
         if stream.left_behind_at is None:
@@ -217,11 +219,9 @@ class PartitionWindows:
         """
         state = self._streams.get(stream) or self._new_stream(stream)
         windows = {window.start_ms: window for window in stored}
-        forgotten = self._forgotten.pop(stream, (LONG_AGO, None))
         final = max(
-            LONG_AGO if state.restored_before_ms is None else state.restored_before_ms,
+            state.final_before_ms if state.restored_before_ms is None else state.restored_before_ms,
             LONG_AGO if final_before_ms is None else final_before_ms,
-            forgotten[0],
             *(
                 window.start_ms + self.config.hop_ms
                 for window in windows.values()
@@ -235,7 +235,8 @@ class PartitionWindows:
         state.stored.update(windows)
         if state.restored_before_ms is None:
             state.clock.restore_interval(interval_ms)
-            self._set_silent(state, silent_since_ms if forgotten[1] is None else forgotten[1])
+            if state.silent_since_ms is None:
+                self._set_silent(state, silent_since_ms)
         state.restored_before_ms = final
 
     def final_before(self, stream: str) -> int | None:
@@ -252,8 +253,8 @@ class PartitionWindows:
         del self._streams[stream]
         self._limit.held -= 1
         self._waiting.pop(stream, None)
-        final_before_ms = max(state.final_before_ms, state.restored_before_ms or LONG_AGO)
-        self._forgotten[stream] = (final_before_ms, state.silent_since_ms)
+        final_ms = max(state.final_before_ms, state.restored_before_ms or LONG_AGO)
+        self._forgotten[stream] = final_ms, state.final_ahead, state.silent_since_ms
         return True
 
     def release(self) -> None:
@@ -396,8 +397,12 @@ class PartitionWindows:
         stream.advanced_at_clock = self._idle_clock_ms
 
     def _follow(self, stream: StreamWindows) -> None:
-        """See to it that the stream is closed if the partition moves on without it."""
-        stream.left_behind_at = self._front_ms + self.config.max_stream_lag_ms
+        """See to it that the stream is closed if the partition moves on without it.
+
+        It is looked at several times on the way: only then is it seen whether, and so when, its clock moved.
+        """
+        lag = self.config.max_stream_lag_ms
+        stream.left_behind_at = min(self._front_ms + max(lag // _LOOKS, 1), stream.advanced_at_front + lag)
         heapq.heappush(self._lagging, (stream.left_behind_at, stream.name))
 
     def _close_left_behind(self, at_most: int) -> None:

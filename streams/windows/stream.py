@@ -24,6 +24,7 @@ class StreamWindows:
         "clock",
         "config",
         "dirty",
+        "final_ahead",
         "final_before_ms",
         "fired",
         "firings",
@@ -51,6 +52,7 @@ class StreamWindows:
         self.watermark_ms = LONG_AGO
         self.restored_before_ms = restored_before_ms  # windows before it were final before we began; None: not known
         self.final_before_ms = LONG_AGO  # windows that start before this are final
+        self.final_ahead: set[int] = set()  # starts of panes ahead of the own clock that are final all the same
         # records of panes that no window has fired of, by start, per modality
         self.open: tuple[dict[int, list[Record]], ...] = ({}, {}, {})
         self.fired: dict[int, Pane] = {}
@@ -78,6 +80,8 @@ class StreamWindows:
         behind = self.watermark_ms - start_ms - config.size_ms
         if behind >= config.allowed_lateness_ms:
             return behind
+        if start_ms in self.final_ahead:
+            return config.allowed_lateness_ms
         if start_ms < self.final_before_ms:  # closed because the stream stopped: as late as that makes it
             return self.final_before_ms - config.hop_ms - start_ms + config.allowed_lateness_ms
         return None
@@ -124,7 +128,7 @@ class StreamWindows:
             for start in sorted([s for s in self.fired if s <= final_ms]):
                 self._close(start, emit)
         self._settle(final_ms - final_ms % config.hop_ms + config.hop_ms)
-        self.look_at_ms = min(self._next_ms(), self.clock.limit_ms + 1)
+        self.look_at_ms = LONG_AGO if self.clock.is_unsure else min(self._next_ms(), self.clock.limit_ms + 1)
 
     def fire_all(self, emit: Callable[[Output], None]) -> None:
         """Fire everything there is; nothing more is expected."""
@@ -132,10 +136,18 @@ class StreamWindows:
             self.fire_through(max((*self.open_panes, *self.fired)) + self.config.size_ms, emit)
 
     def close_all(self, emit: Callable[[Output], None]) -> None:
-        """Release everything that has fired."""
+        """Release everything that has fired.
+
+        Panes ahead of the own clock hold an event that nothing confirmed: they make nothing before them final, only
+        themselves and the windows that held them.
+        """
+        size, hop, own = self.config.size_ms, self.config.hop_ms, self.clock.own_ms
         for start in sorted(self.fired):
             self._close(start, emit)
-            self._settle(start + self.config.hop_ms)
+            if start <= own:
+                self._settle(start + hop)
+            else:
+                self.final_ahead.update(range(start + hop - size, start + hop, hop))
 
     def _next_ms(self) -> int:
         """The least own clock at which there may be something to do: a window to fire or a pane to release."""
@@ -183,6 +195,8 @@ class StreamWindows:
                     emit(self._fire(start))
 
     def _learn(self, pane: Pane) -> None:
+        if LONG_AGO < self.clock.own_ms < pane.first_ms:
+            return  # a reading from the future
         gap = pane.largest_gap_ms
         if self.last_fired_event_ms > LONG_AGO:
             gap = max(gap, pane.first_ms - self.last_fired_event_ms)
@@ -232,3 +246,5 @@ class StreamWindows:
             if known:
                 for start in [s for s in known if s < final_before_ms]:
                     del known[start]
+        if self.final_ahead:
+            self.final_ahead = {s for s in self.final_ahead if s >= final_before_ms}
