@@ -1,4 +1,4 @@
-"""Everything that learns: encoders, fusion, training. torch, no Kafka, no HTTP; importable alone.
+"""Encoders, fusion and training of the models. Needs torch, no Kafka and no HTTP; imports nothing of `streams`.
 
 import models
 model = models.load()                      # the weights that ship with the package
@@ -28,7 +28,7 @@ def load(path: Path | None = None) -> Embedder:
     batches used here, and one thread keeps every vector the same to the last bit.
     Raises ModelError where the folder is missing, incomplete or does not fit its config.
     """
-    from models.checkpoint import read_checkpoint  # torch takes seconds to import: paid only by who embeds
+    from models.checkpoint import read_checkpoint  # here, since torch takes seconds to import
     from models.embedder import Embedder
 
     return Embedder(*read_checkpoint(Path(path) if path is not None else SHIPPED))

@@ -1,4 +1,4 @@
-"""Attention on masked sets, small enough to read: the one block that every encoder here is made of."""
+"""Attention on masked sets: the blocks that encoders and fusion are made of."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """(B, T, D), (B, T) bool -> (B, D); a row that is masked entirely gives zeros."""
+    """(B, T, D), (B, T) bool -> (B, D); a row that is fully masked gives zeros."""
     weights = mask.to(values.dtype).unsqueeze(-1)  # (B, T, 1)
     return (values * weights).sum(1) / weights.sum(1).clamp_min(1.0)
 
@@ -21,7 +21,7 @@ def unit(values: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head attention of queries on keys. Masked keys are not seen; where none is left, the answer is zero.
+    """Multi-head attention of queries on keys. Masked keys have no weight; the result of a fully masked row is zero.
 
     (torch's own encoder layer gives NaN for such a row in its inference path, and only there.)
     """
@@ -38,7 +38,7 @@ class Attention(nn.Module):
         return x.reshape(b, t, self.heads, d // self.heads).transpose(1, 2)  # (B, H, T, d)
 
     def forward(self, x: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
-        """(B, Q, D), (B, T, D), (B, T) bool, True where there is something -> (B, Q, D)."""
+        """(B, Q, D), (B, T, D), (B, T) bool, True where a key is present -> (B, Q, D)."""
         key, value = self.key_value(memory).chunk(2, -1)
         visible, some = self._visible(mask)
         query = self._split(self.query(x))
@@ -58,7 +58,7 @@ class Attention(nn.Module):
     @staticmethod
     def _visible(mask: Tensor) -> tuple[Tensor, Tensor]:
         some = mask.any(-1)  # (B,)
-        # A softmax over nothing is NaN: such a row looks at everything, and its answer is zeroed afterwards.
+        # A softmax over nothing is NaN: such a row attends to everything, and its result is zeroed afterwards.
         return (mask | ~some.unsqueeze(-1))[:, None, None, :], some
 
     def _join(self, mixed: Tensor, some: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Linear, GELU, Linear; `out`: width of the result, default: as what goes in."""
+    """Linear, GELU, Linear; `out`: width of the result, by default that of the input."""
 
     def __init__(self, dim: int, wide: int, dropout: float, out: int | None = None) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class SelfBlock(nn.Module):
 
 
 class CrossBlock(nn.Module):
-    """Queries look at a masked set; gives back the attention weights too."""
+    """Cross-attention of queries on a masked set; returns the attention weights too."""
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.1) -> None:
         super().__init__()

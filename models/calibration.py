@@ -1,32 +1,31 @@
-"""Balance of modalities: where each lies in the shared space, and how much each contributes to the joint vector.
+"""Calibration of modalities: means and covariances in the shared space, and each one's share of the joint vector.
 
 Contrastive training leaves modalities in regions of their own (the modality gap). Means and covariances of a version
-are measured once, on its training windows, and frozen in its folder: `centre` takes a modality's mean away before
-vectors are compared, `whiten` also evens out its directions. Both are options that an evaluation must justify.
+are measured once, on its training windows, and kept in its folder: `centre` subtracts a modality's mean before vectors
+are compared, `whiten` also scales its principal axes to variance 1. Both are options that an evaluation must justify.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.config import SHARED_DIM, BalanceKind
-from models.encoders.base import content
 from models.errors import ModelError
-from models.interface import MODALITY_NAMES, WindowInput, WindowModel
+from models.interface import WindowInput, WindowModel
 
 Array = NDArray[np.float64]
 JOINT = "joint"  # fused vectors are a population of their own
-SHRINK = 0.1  # part of the covariance that is replaced by a round one: few windows make a poor covariance
-KEPT = 0.99  # of the variance; what is left out is mostly noise, which whitening would blow up
+SHRINK = 0.1  # of the covariance towards a multiple of the identity: few windows make a poor estimate
+KEPT = 0.99  # of the variance; the rest is mostly noise, which whitening would amplify
 
 
 class Moments:
-    """Mean and covariance of rows that come in batches (Chan's merge: no cancellation, any split gives the same)."""
+    """Mean and covariance of rows in batches (Chan's parallel algorithm: no cancellation, the same for any split)."""
 
     def __init__(self, dim: int) -> None:
         self.count = 0
@@ -47,7 +46,7 @@ class Moments:
         self.count = total
 
     def covariance(self, shrink: float = SHRINK) -> Array:
-        """(dim, dim), shrunk towards a round one of the same trace; zeros before the second row."""
+        """(dim, dim), shrunk towards the multiple of the identity with the same trace; zeros before the second row."""
         dim = len(self.mean)
         plain = self._scatter / max(self.count - 1, 1)
         shrunk: Array = (1 - shrink) * plain + shrink * np.trace(plain) / dim * np.eye(dim)
@@ -56,12 +55,13 @@ class Moments:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Of one version; keys are modalities and JOINT."""
+    """Statistics of one version's shared parts, by modality and JOINT."""
 
     means: Mapping[str, NDArray[np.float32]]  # (SHARED_DIM,)
     covariances: Mapping[str, NDArray[np.float32]]  # (SHARED_DIM, SHARED_DIM), shrunk
 
     def to_tensors(self) -> dict[str, NDArray[np.float32]]:
+        """Named arrays for a safetensors file: "mean.<name>", "covariance.<name>"."""
         named = {f"mean.{name}": mean for name, mean in self.means.items()}
         return {**named, **{f"covariance.{name}": matrix for name, matrix in self.covariances.items()}}
 
@@ -93,10 +93,10 @@ def calibrate(vectors: Mapping[str, NDArray[Any]]) -> Calibration:
 
 
 class Balancer:
-    """Applies a calibration to shared parts; a name that was never seen in training is left as it is."""
+    """Applies a calibration to shared parts; those of a name without statistics are unchanged."""
 
     def __init__(self, kind: BalanceKind, calibration: Calibration | None) -> None:
-        """Raises ModelError where there is something to apply but no calibration."""
+        """Raises ModelError where `kind` needs a calibration and there is none."""
         if kind != "none" and calibration is None:
             raise ModelError(
                 f"balance {kind!r} needs calibration.safetensors beside the weights; train again with: "
@@ -110,8 +110,8 @@ class Balancer:
                 self._maps = {name: whitener(matrix) for name, matrix in calibration.covariances.items()}
 
     def __call__(self, name: str, shared: NDArray[Any]) -> Array:
-        """(N, SHARED_DIM) -> as much, of length 1 (or 0 where there is no direction). A row's result is its own: one
-        product a row, whatever their number."""
+        """(N, SHARED_DIM) -> (N, SHARED_DIM) of length 1 (0 for a row of zeros). Each row is a matrix product of its
+        own, so that its bits do not depend on the other rows."""
         if name not in self._means:
             return shared.astype(np.float64)
         moved = shared.astype(np.float64) - self._means[name]
@@ -122,8 +122,8 @@ class Balancer:
 
 
 def whitener(covariance: NDArray[Any]) -> Array:
-    """(D, D): to variance 1 along the principal axes that hold KEPT of the variance, then turned back, so that the
-    axes of all modalities stay those of the shared space."""
+    """(D, D): ZCA whitening, to variance 1 along the principal axes that hold KEPT of the variance and back to the
+    original axes, so that all modalities stay in the axes of the shared space."""
     values, axes = np.linalg.eigh(covariance.astype(np.float64))  # ascending
     values = np.maximum(values[::-1], 0.0)
     total = values.sum()
@@ -135,27 +135,18 @@ def whitener(covariance: NDArray[Any]) -> Array:
     return scaled
 
 
-def without(window: WindowInput, modality: str) -> WindowInput:
-    """The window as if this modality had been silent."""
-    if modality in MODALITY_NAMES:
-        none: dict[str, Any] = {("readings", "clips", "captions")[MODALITY_NAMES.index(modality)]: ()}
-        return replace(window, **none)
-    return replace(window, extra={name: held for name, held in window.extra.items() if name != modality})
-
-
 def contributions(model: WindowModel, windows: Sequence[WindowInput]) -> dict[str, float]:
-    """How far the joint vector moves when a modality is taken away: modality -> mean of 1 - cos(F(all), F(all minus m))
-    over the windows that hold it and another one. A modality without such a window is left out."""
+    """How far the joint vector moves without a modality: modality -> mean of 1 - cos(F(all), F(all but it)) over the
+    windows that hold it and another one. A modality without such a window is left out."""
     whole = model.embed(windows)
     cases: list[tuple[str, int]] = []
     reduced: list[WindowInput] = []
     for i, window in enumerate(windows):
-        names = [*MODALITY_NAMES, *sorted(window.extra)]
-        present = [name for name in names if name in whole[i].unimodal and content(window, name)]
+        present = [name for name in window.present if name in whole[i].unimodal]
         if len(present) > 1:
             cases += [(name, i) for name in present]
-            reduced += [without(window, name) for name in present]
+            reduced += [window.only(set(window.present) - {name}) for name in present]
     moved: dict[str, list[float]] = {}
-    for (name, i), less in zip(cases, model.embed(reduced), strict=True):
-        moved.setdefault(name, []).append(1 - float(whole[i].joint.astype(np.float64) @ less.joint))
+    for (name, i), rest in zip(cases, model.embed(reduced), strict=True):
+        moved.setdefault(name, []).append(1 - float(whole[i].joint.astype(np.float64) @ rest.joint))
     return {name: float(np.mean(values)) for name, values in moved.items()}

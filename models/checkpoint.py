@@ -1,4 +1,4 @@
-"""A model folder: model.safetensors, config.json, calibration.safetensors (where there is one), card.md. No pickle."""
+"""A model folder: model.safetensors, config.json, calibration.safetensors (if it has one), card.md. No pickle."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def write_checkpoint(folder: Path, network: Network, card: str) -> str:
 
 
 def read_checkpoint(folder: Path) -> tuple[Network, str]:
-    """The network, in eval mode and float32, and its version. Raises ModelError saying what mends it."""
+    """The network, in eval mode and float32, and its version. Raises ModelError where a file is missing or damaged or
+    does not fit the others."""
     missing = [name for name in (WEIGHTS, CONFIG) if not (folder / name).is_file()]
     if missing:
         raise ModelError(f"no model in {folder}: {' and '.join(missing)} missing; {_MEND}")
@@ -61,7 +62,7 @@ def read_checkpoint(folder: Path) -> tuple[Network, str]:
         first = " ".join(str(error).split())[:200]
         raise ModelError(f"{folder / WEIGHTS} does not fit its config.json ({first}); {_MEND}") from error
     if not all(bool(t.isfinite().all()) for t in full.values()):
-        raise ModelError(f"{folder / WEIGHTS} holds NaN or infinite weights; {_MEND}")
+        raise ModelError(f"{folder / WEIGHTS} has NaN or infinite weights; {_MEND}")
     calibration = (folder / CALIBRATION).read_bytes() if (folder / CALIBRATION).is_file() else b""
     if calibration:
         try:
@@ -73,6 +74,6 @@ def read_checkpoint(folder: Path) -> tuple[Network, str]:
 
 
 def _version(config: ModelConfig, weights: bytes, calibration: bytes) -> str:
-    """Preset and a hash of all that decides a vector; where a pretrained encoder's folder lies is no part of it."""
+    """Preset and a hash of all that decides a vector; the path of a pretrained encoder is no part of it."""
     digest = hashlib.sha256(b"\0".join((weights, config.identity().encode(), calibration))).hexdigest()
     return f"{config.preset}-{digest[:10]}"

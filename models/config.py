@@ -18,20 +18,20 @@ FUSIONS, BALANCES = get_args(FusionKind), get_args(BalanceKind)
 PRESETS = Path(__file__).parent / "presets"
 SHARED_DIM = 192  # aligned across modalities by training; what a search compares
 PRIVATE_DIM = DIM - SHARED_DIM  # a sketch of the modality's own features, which alignment cannot erase
-DEFAULT_PRIVATE = 0.15  # for a modality that says nothing else
-WHERE_ONLY = ("path",)  # encoder options that say where something lies, not what it is: no part of a version
+DEFAULT_PRIVATE = 0.15  # for a modality without a setting of its own
+LOCATION_OPTIONS = ("path",)  # encoder options that locate something without defining it: no part of a version
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Sizes are counts of units. `*_private` is the share of a vector's squared length that its sketch is given.
+    """Sizes are counts of units. `*_private`: the share of a vector's squared length that its private part has.
 
-    encoders: modality -> {"name": ..., its options}; `sensor`, `audio` and `caption` are always there.
+    encoders: modality -> {"name": ..., its options}; `sensor`, `audio` and `caption` are always among them.
     """
 
     preset: str
     encoders: Mapping[str, Options]
-    balance: BalanceKind  # what is done to the shared part with the calibration beside the weights
+    balance: BalanceKind  # how the calibration beside the weights is applied to shared parts
     fusion: FusionKind
     sensor_dim: int
     sensor_layers: int
@@ -49,18 +49,18 @@ class ModelConfig:
     audio_private: float
     caption_private: float
     joint_private: float
-    whitened: bool = False  # attention's own values see whitened vectors too: training by time has measured how
+    whitened: bool = False  # attention's own values see whitened vectors too, see models.fusion
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Ours in their order, then those of others by name."""
+        """The built-in ones in their order, then the others by name."""
         return (*MODALITY_NAMES, *sorted(set(self.encoders) - set(MODALITY_NAMES)))
 
     def identity(self) -> str:
-        """JSON of all that decides a vector: where a pretrained encoder lies is left out, its checksum is not."""
+        """JSON of all that decides a vector: the path of a pretrained encoder is left out, its checksum is not."""
         plain = self._plain()
         plain["encoders"] = {
-            modality: {key: value for key, value in options.items() if key not in WHERE_ONLY}
+            modality: {key: value for key, value in options.items() if key not in LOCATION_OPTIONS}
             for modality, options in self.encoders.items()
         }
         return json.dumps(plain, sort_keys=True)
@@ -69,14 +69,14 @@ class ModelConfig:
         return json.dumps(self._plain(), indent=2, sort_keys=True) + "\n"
 
     def _plain(self) -> dict[str, Any]:
-        """Without what is as it is by default: a field that came later changes no older version's name."""
+        """Without fields at their defaults: a field added later changes no older version's name."""
         plain = asdict(self)
         return {f.name: plain[f.name] for f in fields(self) if plain[f.name] != f.default}
 
     @classmethod
     def from_json(cls, text: str, source: str) -> ModelConfig:
-        """`source` names the file in the error. Raises ModelError on anything but the fields above; what has a default
-        may be missing."""
+        """`source` names the file in the error. Raises ModelError on anything but the fields above; those with a
+        default may be missing."""
         try:
             raw: Any = json.loads(text)
         except json.JSONDecodeError as error:
@@ -102,9 +102,9 @@ class ModelConfig:
 
 
 def preset(name: str) -> ModelConfig:
-    """The preset `name` ("small", "tiny"). Raises ModelError with the names there are."""
+    """The preset `name` ("small", "tiny"). Raises ModelError with the known names."""
     path = PRESETS / f"{name}.json"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.json")))
-        raise ModelError(f"no preset named {name!r}; there are: {known}")
+        raise ModelError(f"no preset named {name!r}; known: {known}")
     return ModelConfig.from_json(path.read_text(), str(path))

@@ -1,7 +1,10 @@
-"""What goes wrong with a model, said so that one line is enough to mend it."""
+"""The error of this package."""
 
 from __future__ import annotations
 
 
 class ModelError(RuntimeError):
-    """A model folder that cannot be used, or a window that cannot be embedded. The message names the way out."""
+    """A model folder that cannot be used, a window that cannot be embedded, or data that cannot be trained on.
+
+    The message is one line that names what mends it.
+    """

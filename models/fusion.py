@@ -1,4 +1,4 @@
-"""Fusion of any subset of modalities into one vector: attention through a few latents, or two plain baselines."""
+"""Fusion of any subset of modalities into one vector: attention through a few latents, or two simple baselines."""
 
 from __future__ import annotations
 
@@ -16,54 +16,54 @@ from models.config import SHARED_DIM, ModelConfig
 from models.interface import DIM
 
 TIME_DIM = 8
-_LOUD = 8.0  # brings the coordinates of a unit vector to about what a linear layer expects
-_ROUND = 0.01  # part of the neighbours' covariance that is replaced by a round one: none is evened out without end
-_TOKENS_LOST = 0.8  # of the fine tokens, in training: a fusion that leans on them knows its windows by heart, no others
+_INPUT_SCALE = 8.0  # of the coordinates of unit vectors, to the range that a linear layer expects
+_SHRINKAGE = 0.01  # of the neighbours' covariance towards a multiple of the identity: bounds the whitening
+_TOKEN_DROPOUT = 0.8  # of the encoders' tokens, in training: a fusion that relies on them overfits to its windows
 
 
 def time_features(when: Tensor) -> Tensor:
-    """(..., ) place in the window, 0..1 -> (..., TIME_DIM)."""
+    """(..., ) time relative to the window, 0..1 -> (..., TIME_DIM)."""
     turns = when.unsqueeze(-1) * torch.tensor([0.5, 1.0, 2.0, 4.0], device=when.device) * (2 * torch.pi)
     return torch.cat([turns.cos(), turns.sin()], -1)
 
 
 class Whitened(nn.Module):
-    """A modality's vector with the directions evened out in which neighbours in time differ.
+    """A modality's vector whitened by the differences between neighbours in time.
 
-    Such directions are noise, however large: what differs along the others is told apart better than in the vector as
-    it is (relevant component analysis, Shental et al. 2002). All zeros before it has been measured.
+    These differences are noise, however large: states are separated better along the other directions (relevant
+    component analysis, Shental et al. 2002). All zeros before the noise has been measured.
     """
 
     centre: Tensor  # (DIM,)
-    turn: Tensor  # (DIM, DIM), to the axes of the noise: learning by coordinates finds its way better along them
+    turn: Tensor  # (DIM, DIM), to the axes of the noise, scaled: optimisers by coordinate (Adam) do better along them
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("centre", torch.zeros(DIM))
         self.register_buffer("turn", torch.zeros(DIM, DIM))
 
-    def measure(self, vectors: NDArray[np.float64], apart: NDArray[np.float64]) -> None:
-        """vectors (N, DIM): many windows'; apart (K, DIM): differences of neighbours. Fewer differences than
-        directions, or none that differ, measure nothing."""
-        noise = apart.T @ apart / max(len(apart), 1)
+    def measure(self, vectors: NDArray[np.float64], differences: NDArray[np.float64]) -> None:
+        """vectors (N, DIM) of windows; differences (K, DIM) between neighbours. With fewer differences than dimensions,
+        or only zeros, nothing is measured."""
+        noise = differences.T @ differences / max(len(differences), 1)
         size = np.trace(noise) / DIM
-        if len(apart) < DIM or size < 1e-12:
+        if len(differences) < DIM or size < 1e-12:
             return
-        values, axes = np.linalg.eigh((1 - _ROUND) * noise / size + _ROUND * np.eye(DIM))
+        values, axes = np.linalg.eigh((1 - _SHRINKAGE) * noise / size + _SHRINKAGE * np.eye(DIM))
         self.centre.copy_(torch.from_numpy(vectors.mean(0)))
         self.turn.copy_(torch.from_numpy(axes / np.sqrt(values)))
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """(..., DIM) -> as much, of length 1."""
+        """(..., DIM) -> (..., DIM) of length 1."""
         return unit((vectors - self.centre) @ self.turn)
 
 
 @dataclass(frozen=True, slots=True)
 class FusionInput:
-    """What fusion gets of a batch of windows; T counts the tokens of all modalities, M the modalities."""
+    """The input of fusion for a batch of windows; T counts the tokens of all modalities, M the modalities."""
 
     tokens: Mapping[str, Tensor]  # modality -> (B, its tokens, its width)
-    when: Tensor  # (B, T) 0..1
+    when: Tensor  # (B, T) time relative to the window, 0..1
     mask: Tensor  # (B, T)
     unimodal: Tensor  # (B, M, SHARED_DIM)
     private: Tensor  # (B, M, PRIVATE_DIM)
@@ -74,6 +74,7 @@ class FusionInput:
         return torch.cat([self.unimodal, self.private], -1)
 
     def rows(self, index: Tensor | slice) -> FusionInput:
+        """The rows (K,) alone."""
         return FusionInput(
             {name: held[index] for name, held in self.tokens.items()},
             *(getattr(self, name)[index] for name in self.__slots__[1:]),
@@ -81,20 +82,20 @@ class FusionInput:
 
 
 class Fusion(nn.Module):
-    """One of three kinds, chosen by the config. Each adds to the masked mean of the unimodal vectors, so that even an
-    untrained one is sane, every subset is legal, and no modality can be ignored altogether.
+    """One of three kinds, chosen by the config. Each adds to the masked mean of the unimodal vectors, so that the
+    result is usable before training, every subset is valid, and no modality is ignored altogether.
 
-    `concat` and `attention` see shared and private parts alike. `attention` sees the encoders' fine tokens as well, and
-    says two things of them: what its latents have gathered, and each modality's own value, weighed by the attention
-    that it got. The first finds what shows between modalities; the second stays exact where little is left of a window.
-    Where training by time has measured in which directions neighbours differ, the second sees them evened out as well.
+    `concat` and `attention` see both shared and private parts. `attention` also sees the encoders' tokens, and its
+    output has two terms: the mean of its latents, and each modality's own value, weighted by the attention on that
+    modality. The first captures relations between modalities; the second stays exact where a window holds little.
+    Where refining by time has measured the noise between neighbours, the second also sees the whitened vectors.
     """
 
     owner: Tensor  # (T,) int: the modality of a token
     head: nn.Module
 
     def __init__(self, config: ModelConfig, sizes: Mapping[str, tuple[int, int]]) -> None:
-        """`sizes`: modality -> most tokens of a window, and their width; the order is the order of modalities."""
+        """`sizes`: modality -> most tokens of a window, and their width; in the order of the modalities."""
         super().__init__()
         self.kind = config.fusion
         self.modalities = tuple(sizes)
@@ -105,7 +106,7 @@ class Fusion(nn.Module):
         self.whitened = nn.ModuleDict({modality: Whitened() for modality in sizes} if whitens else {})
         if self.kind == "mean":
             return
-        self.gain = nn.Parameter(torch.tensor(1.0))  # of what is learnt, beside the mean
+        self.gain = nn.Parameter(torch.tensor(1.0))  # of the learnt part, beside the mean
         if self.kind == "attention":
             dim = config.fusion_dim
             heads = max(1, dim // 32)
@@ -121,8 +122,9 @@ class Fusion(nn.Module):
         else:
             self.head = FeedForward(count * (DIM + 1), 2 * SHARED_DIM, 0.1, SHARED_DIM)
 
-    def go_on_from(self, other: Fusion) -> None:
-        """Takes the weights of a fusion of the same kind. Where only this one whitens, that has no say yet."""
+    def load_from(self, other: Fusion) -> None:
+        """Copy the weights of a fusion of the same kind. Where only this one whitens, the weights on the whitened
+        vectors are 0: the output is what it was."""
         state = other.state_dict()
         if self.whitened and not other.whitened:
             own = self.state_dict()
@@ -132,36 +134,36 @@ class Fusion(nn.Module):
                 state[first] = functional.pad(state[first], (0, DIM))
         self.load_state_dict(state)
 
-    def subset(self, given: FusionInput, keep: Tensor) -> FusionInput:
-        """The same windows with only the modalities of `keep` (B, M) left of them."""
-        return replace(given, mask=given.mask & keep[:, self.owner], present=given.present & keep)
+    def subset(self, inputs: FusionInput, keep: Tensor) -> FusionInput:
+        """The same windows with only the modalities of `keep` (B, M) present."""
+        return replace(inputs, mask=inputs.mask & keep[:, self.owner], present=inputs.present & keep)
 
-    def forward(self, given: FusionInput) -> tuple[Tensor, Tensor]:
-        """-> (B, SHARED_DIM) of length 1 (0 where nothing is present), and each modality's part of the attention
-        (B, M), sum 1 over the present."""
-        mean = masked_mean(given.unimodal, given.present)
-        there = given.present.to(mean.dtype)
+    def forward(self, inputs: FusionInput) -> tuple[Tensor, Tensor]:
+        """-> (B, SHARED_DIM) of length 1 (0 where nothing is present), and each modality's share of the attention
+        (B, M), which sum to 1 over those present."""
+        mean = masked_mean(inputs.unimodal, inputs.present)
+        there = inputs.present.to(mean.dtype)
         even = there / there.sum(-1, keepdim=True).clamp_min(1.0)
         if self.kind == "mean":
             return unit(mean), even
-        vectors = given.vectors() * there.unsqueeze(-1) * _LOUD  # (B, M, DIM)
+        vectors = inputs.vectors() * there.unsqueeze(-1) * _INPUT_SCALE  # (B, M, DIM)
         if self.kind == "concat":
             learnt, attention = self.head(torch.cat([vectors, there.unsqueeze(-1)], -1).flatten(1)), even
         else:
-            learnt, attention = self._attend(given, vectors)
-        some = given.present.any(-1, keepdim=True)
+            learnt, attention = self._attend(inputs, vectors)
+        some = inputs.present.any(-1, keepdim=True)
         return unit(unit(mean) + self.gain * unit(learnt)) * some, attention
 
-    def _attend(self, given: FusionInput, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """-> (B, SHARED_DIM) and each modality's part of the attention (B, M). What is looked at: the fine tokens of
-        each encoder, each with its time, and one token that sums a modality up: its vector (`vectors`, (B, M, DIM))."""
-        fine = torch.cat([self.inputs[m](given.tokens[m]) for m in self.modalities], 1)
-        fine = fine + self.modality[self.owner] + self.time(time_features(given.when))  # (B, T, dim)
+    def _attend(self, inputs: FusionInput, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """-> (B, SHARED_DIM) and each modality's share of the attention (B, M). The keys are the tokens of each
+        encoder, with their times, and one summary token for each modality: its vector (`vectors`, (B, M, DIM))."""
+        fine = torch.cat([self.inputs[m](inputs.tokens[m]) for m in self.modalities], 1)
+        fine = fine + self.modality[self.owner] + self.time(time_features(inputs.when))  # (B, T, dim)
         sums = torch.stack([self.summaries[m](vectors[:, i]) for i, m in enumerate(self.modalities)], 1) + self.modality
-        seen = given.mask
+        seen = inputs.mask
         if self.training:
-            seen = seen & (torch.rand(seen.shape, device=seen.device) >= _TOKENS_LOST)
-        tokens, mask = torch.cat([fine, sums], 1), torch.cat([seen, given.present], 1)  # (B, T + M, dim)
+            seen = seen & (torch.rand(seen.shape, device=seen.device) >= _TOKEN_DROPOUT)
+        tokens, mask = torch.cat([fine, sums], 1), torch.cat([seen, inputs.present], 1)  # (B, T + M, dim)
         kinds = torch.arange(len(self.modalities), device=fine.device)
         member = (torch.cat([self.owner, kinds]).unsqueeze(-1) == kinds).to(fine.dtype)  # (T + M, M)
         latents = self.latents.expand(len(tokens), -1, -1)
@@ -170,11 +172,11 @@ class Fusion(nn.Module):
             latents, weights = block(latents, tokens, mask)
             shares = shares + weights.mean(1) @ member
         shares = shares / shares.sum(-1, keepdim=True).clamp_min(1e-12)
-        # The encoders learn nothing from here: finding a window by its own vector would teach them to keep its noise.
+        # Detached: a gradient from here would teach the encoders to keep the noise by which a window finds itself.
         own = vectors.detach()
         if self.whitened:
-            even = torch.stack([self.whitened[m](own[:, i] / _LOUD) for i, m in enumerate(self.modalities)], 1)
-            own = torch.cat([own, even * _LOUD], -1)  # (B, M, 2 DIM)
+            even = torch.stack([self.whitened[m](own[:, i] / _INPUT_SCALE) for i, m in enumerate(self.modalities)], 1)
+            own = torch.cat([own, even * _INPUT_SCALE], -1)  # (B, M, 2 DIM)
         values = torch.stack([self.values[m](own[:, i]) for i, m in enumerate(self.modalities)], 1)
-        weighed = (values * shares.unsqueeze(-1)).sum(1)  # (B, SHARED_DIM): what is absent has no share
+        weighed = (values * shares.unsqueeze(-1)).sum(1)  # (B, SHARED_DIM): an absent modality has share 0
         return unit(self.head(latents.mean(1))) + unit(weighed), shares

@@ -82,14 +82,9 @@ def check_vectors(vectors: WindowVectors, window: WindowInput | None = None) -> 
     embedded store accepts it): so what leaves a model is checked, whatever the model is.
     """
     for name, vector in (("joint", vectors.joint), *vectors.unimodal.items()):
-        if not isinstance(vector, np.ndarray) or vector.shape != (DIM,) or not np.issubdtype(vector.dtype, np.floating):
-            kind = f"{vector.dtype} {vector.shape}" if isinstance(vector, np.ndarray) else type(vector).__name__
-            return f"the {name} vector is {kind}, not float32 ({DIM},)"
-        if not np.isfinite(vector).all():
-            return f"the {name} vector holds NaN or infinite values"
-        length = float(np.linalg.norm(vector.astype(np.float64)))
-        if abs(length - 1) > NORM_TOLERANCE:
-            return f"the {name} vector has length {length:.4g}, not 1"
+        reason = check_vector(vector)
+        if reason is not None:
+            return f"the {name} vector {reason}"
     if not vectors.unimodal:
         return "there is no unimodal vector"
     if vectors.attention.keys() != vectors.unimodal.keys():
@@ -102,6 +97,18 @@ def check_vectors(vectors: WindowVectors, window: WindowInput | None = None) -> 
         if not required <= vectors.unimodal.keys() <= set(window.present):
             return f"the vectors are of {_names(vectors.unimodal)}, the window holds {_names(window.present)}"
     return None
+
+
+def check_vector(vector: Any) -> str | None:
+    """Why one vector is not sound, as the rest of a sentence about it; None where it is (DIM,), finite and of length 1
+    within NORM_TOLERANCE. For the vectors of queries (`embed_text`, `embed_audio`)."""
+    if not isinstance(vector, np.ndarray) or vector.shape != (DIM,) or not np.issubdtype(vector.dtype, np.floating):
+        kind = f"{vector.dtype} {vector.shape}" if isinstance(vector, np.ndarray) else type(vector).__name__
+        return f"is {kind}, not float32 ({DIM},)"
+    if not np.isfinite(vector).all():
+        return "holds NaN or infinite values"
+    length = float(np.linalg.norm(vector.astype(np.float64)))
+    return f"has length {length:.4g}, not 1" if abs(length - 1) > NORM_TOLERANCE else None
 
 
 def _names(names: Collection[str]) -> str:

@@ -1,4 +1,4 @@
-"""The whole network: an encoder a modality, a fusion, and the two numbers of the contrastive loss."""
+"""The whole network: an encoder for each modality, a fusion, and scale and bias of the contrastive loss."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from models.fusion import Fusion, FusionInput
 
 
 class Network(nn.Module):
+    """Encoders by modality (`config.modalities`), fusion, and scale and bias of the contrastive loss."""
+
     def __init__(self, config: ModelConfig) -> None:
-        """Raises ModelError where the config names an encoder that is not there."""
+        """Raises ModelError where the config names an unknown encoder."""
         super().__init__()
         self.config = config
         self.modalities = config.modalities
@@ -28,17 +30,18 @@ class Network(nn.Module):
         self.fusion = Fusion(config, sizes)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(10.0)))
         self.logit_bias = nn.Parameter(torch.tensor(-2.0))
-        self.calibration: Calibration | None = None  # frozen after training, see models.calibration
+        self.calibration: Calibration | None = None  # measured after training, see models.calibration
 
     def encoder(self, modality: str) -> Encoder:
         return cast(Encoder, self.encoders[modality])
 
     def scale(self) -> Tensor:
+        """Scale of the logits (a scalar, 1..60), the inverse temperature."""
         return self.logit_scale.clamp(0.0, math.log(60.0)).exp()
 
     def gather(self, rows: int, parts: Mapping[str, tuple[Tensor, Encoded]]) -> FusionInput:
-        """What fusion gets of a batch of `rows` windows. parts: modality -> the rows (K,) that have it, and what its
-        encoder made of them; a modality that is left out is absent everywhere."""
+        """The input of fusion for a batch of `rows` windows. parts: modality -> the rows (K,) that have it, and their
+        encodings; a modality that is left out is absent everywhere."""
         device = self.logit_bias.device
         tokens = {}
         whens, masks, vectors, sketches, presents = [], [], [], [], []

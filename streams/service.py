@@ -97,8 +97,7 @@ async def running_service(
             broker = Broker(settings.state, settings.broker_port, max_record_bytes=settings.max_record_bytes)
             await exits.enter_async_context(broker)
             bootstrap = broker.bootstrap
-            watch = asyncio.create_task(_watch(broker, stop), name="broker")
-            exits.callback(watch.cancel)
+            await exits.enter_async_context(_kept_running(broker, stop))
         await create_topics(settings, bootstrap)
         check_topics(await describe_topics(settings, bootstrap))
         await warm
@@ -134,14 +133,28 @@ async def start_unless_stopped(
         yield running
 
 
-async def _watch(broker: Broker, stop: asyncio.Event) -> None:
-    """A broker that dies under us is started again: its data and its port stay."""
-    while not stop.is_set():
-        await broker.wait()
-        if stop.is_set():
-            return
-        broker.kill()
-        await broker.start()
+@contextlib.asynccontextmanager
+async def _kept_running(broker: Broker, stop: asyncio.Event) -> AsyncIterator[None]:
+    """Start a broker that dies again, on its data and its port. A failure sets `stop` and is raised on leaving."""
+
+    async def keep() -> None:
+        try:
+            while True:
+                await broker.wait()
+                if stop.is_set():
+                    return
+                broker.kill()
+                await broker.start()
+        finally:
+            stop.set()
+
+    task = asyncio.create_task(keep(), name="broker")
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 def _import_models() -> None:

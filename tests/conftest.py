@@ -26,13 +26,26 @@ def absent(what: str) -> None:
     pytest.skip(what)
 
 
+MARKERS = pytest.StashKey[dict[str, set[str]]]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    config.stash[MARKERS] = {item.nodeid: {marker.name for marker in item.iter_markers()} for item in items}
+
+
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Which outside parts this run met: for each marker that needs one, how many of its tests ran or were skipped."""
+    markers_of = config.stash.get(MARKERS, {})
     for name, _, meaning in (line.partition(": ") for line in config.getini("markers")):
         if not meaning.startswith("needs "):
             continue
         ran, skipped = (
-            sum(1 for kind in kinds for report in terminalreporter.stats.get(kind, ()) if name in report.keywords)
+            sum(
+                1
+                for kind in kinds
+                for report in terminalreporter.stats.get(kind, ())
+                if name in markers_of.get(report.nodeid, ())
+            )
             for kinds in (("passed", "failed"), ("skipped",))
         )
         if ran or skipped:

@@ -99,7 +99,7 @@ class MemoryStore:
         return len(old)
 
     async def info(self) -> StoreInfo:
-        return StoreInfo("memory", "here", len(self._points), "1")
+        return StoreInfo("memory", "this process", len(self._points), "1")
 
     def _point(self, id: str, vectors: bool) -> Point:
         payload, held = self._points[id]

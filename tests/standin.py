@@ -26,8 +26,12 @@ class StandInModel:
 
     version = "standin-1"
 
-    def __init__(self, poison: str | None = None) -> None:
+    def __init__(
+        self, poison: str | None = None, broken: str | None = None, broken_value: float = float("nan")
+    ) -> None:
         self._poison = poison  # a caption that makes `embed` raise
+        self._broken = broken  # a caption whose windows get vectors of `broken_value`, without an error
+        self._broken_value = np.float32(broken_value)
         self.batches: list[int] = []
 
     def embed(self, windows: Sequence[WindowInput]) -> list[WindowVectors]:
@@ -55,6 +59,8 @@ class StandInModel:
                 raise RuntimeError("poisoned caption")
             unimodal["caption"] = _unit(np.sum([_direction(word) for text in texts for word in text.split()], axis=0))
         joint = _unit(np.sum(list(unimodal.values()), axis=0))
+        if self._broken is not None and any(text == self._broken for _, text in window.captions):
+            joint = unimodal["caption"] = np.full(DIM, self._broken_value)
         return WindowVectors(joint, unimodal, {name: 1 / len(unimodal) for name in unimodal})
 
     def embed_text(self, text: str) -> NDArray[np.float32]:

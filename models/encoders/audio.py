@@ -9,22 +9,22 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from models.blocks import masked_mean, unit
 from models.config import PRIVATE_DIM, SHARED_DIM, ModelConfig, Options
-from models.encoders.base import Encoded, Encoder, place
-from models.encoders.log_mel import FRAME_COLUMNS, FRAMES_MAX, MEL_BANDS, SILENCE, log_mel, window_frames
+from models.encoders.augment import vary_mels
+from models.encoders.base import Encoded, Encoder, relative_time
+from models.encoders.log_mel import FRAME_COLUMNS, FRAMES_MAX, MEL_BANDS, log_mel, window_frames
 from models.encoders.registry import register_encoder
 from models.interface import WindowInput
 
 FRAME_DIM = 256
-_LEVEL, _SPREAD = -2.0, 2.0  # middle and width of log10 mel power of everyday sound
+_MEAN, _SCALE = -2.0, 2.0  # of log10 mel power of everyday sound
 
 
 def _scaled(mel: Tensor) -> Tensor:
-    return (mel - _LEVEL) / _SPREAD
+    return (mel - _MEAN) / _SCALE
 
 
 def band_levels(mel: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class FrameEncoder(nn.Module):
             layers += [_Block(dim) for _ in range(depth)]
             before = dim
         self.net = nn.Sequential(*layers).to(memory_format=torch.channels_last)
-        self._ready: list[nn.Sequential] | None = None  # in a list: not a part of the network, nor of its weights
+        self._ready: list[nn.Sequential] | None = None  # in a list, so that it is no submodule and not saved
         self.out = nn.Sequential(nn.LayerNorm(2 * before), nn.Dropout(0.2), nn.Linear(2 * before, FRAME_DIM), nn.GELU())
 
     def forward(self, mel: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,19 +94,19 @@ class FrameEncoder(nn.Module):
         return self.out(torch.cat([h.mean(-1), h.amax(-1)], -1)), levels
 
     def train(self, mode: bool = True) -> FrameEncoder:
-        self._ready = None  # the weights may be about to change
+        self._ready = None  # the weights may change from here on
         super().train(mode)
         return self
 
     def _folded(self) -> nn.Sequential:
-        """The net with every normalisation folded into the convolution before it, made once after `eval()`."""
+        """The net with every batch norm folded into the convolution before it, made once after `eval()`."""
         if self._ready is None:
             self._ready = [_fold(list(self.net))]
         return self._ready[0]
 
 
 class AudioPool(nn.Module):
-    """Frames of a window -> one vector: the mean, and what the loudest evidence says."""
+    """Frames of a window -> one vector: their attention-weighted mean, and the maximum of each feature."""
 
     projection: Tensor  # (2 * MEL_BANDS, PRIVATE_DIM), drawn once, never trained
 
@@ -119,23 +119,25 @@ class AudioPool(nn.Module):
     def forward(self, frames: Tensor, levels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """(B, F, FRAME_DIM), (B, F, 2 * MEL_BANDS), (B, F) -> shared (B, SHARED_DIM), private (B, PRIVATE_DIM)."""
         hidden = torch.where(mask, self.score(frames).squeeze(-1), -1e9)
-        weights = hidden.softmax(-1) * mask  # a row of nothing is all zero
+        weights = hidden.softmax(-1) * mask  # all zero in a row without frames
         attended = (frames * weights.unsqueeze(-1)).sum(1)
-        loudest = torch.where(mask.unsqueeze(-1), frames, -1e9).amax(1) * mask.any(-1, keepdim=True)
-        shared = unit(self.shared(torch.cat([attended, loudest], -1)))
+        maximum = torch.where(mask.unsqueeze(-1), frames, -1e9).amax(1) * mask.any(-1, keepdim=True)
+        shared = unit(self.shared(torch.cat([attended, maximum], -1)))
         return shared, unit(masked_mean(levels, mask) @ self.projection)
 
 
 @dataclass(frozen=True, slots=True)
-class Sound:
+class AudioItem:
     """The frames of one window, 1 to FRAMES_MAX of them."""
 
     mels: Tensor  # (F, MEL_BANDS, FRAME_COLUMNS) log10 mel power
-    when: tuple[float, ...]  # place of each in the window, 0..1
+    when: tuple[float, ...]  # time of each, relative to the window, 0..1
 
 
 @register_encoder("audio", "cnn")
 class AudioEncoder(Encoder):
+    """Clips of a window: log-mel frames of one second through FrameEncoder, then AudioPool. Frames are the tokens."""
+
     tokens = FRAMES_MAX
     width = FRAME_DIM
 
@@ -144,18 +146,18 @@ class AudioEncoder(Encoder):
         self.frames = FrameEncoder(config)
         self.pool = AudioPool(config)
 
-    def read(self, window: WindowInput) -> Sound:
+    def read(self, window: WindowInput) -> AudioItem:
         frames = window_frames(list(window.clips))
         mels = log_mel(torch.stack([torch.from_numpy(samples) for _, samples in frames]))
-        return Sound(mels, tuple(place(window, time_ms) for time_ms, _ in frames))
+        return AudioItem(mels, tuple(relative_time(window, time_ms) for time_ms, _ in frames))
 
-    def bucket(self, item: Sound) -> int:
+    def bucket(self, item: AudioItem) -> int:
         return len(item.when)
 
-    def vary(self, item: Sound, rng: random.Random) -> Sound:
+    def augment(self, item: AudioItem, rng: random.Random) -> AudioItem:
         return replace(item, mels=vary_mels(item.mels, rng))
 
-    def forward(self, items: Sequence[Sound], rows: int) -> Encoded:
+    def forward(self, items: Sequence[AudioItem], rows: int) -> Encoded:
         counts = [len(item.when) for item in items]
         most = max(counts)
         mels = torch.cat([item.mels for item in items])
@@ -167,36 +169,9 @@ class AudioEncoder(Encoder):
         for row, item in enumerate(items):
             mask[row, : counts[row]] = True
             when[row, : counts[row]] = torch.tensor(item.when, device=self.device)
-        # Frames lie one after another: the places that a row of fewer frames leaves empty stay zero.
+        # `frames` are the rows' frames one after another; the positions beyond a row's own frames stay zero.
         total = sum(counts)
         held = frames.new_zeros(rows, most, FRAME_DIM).masked_scatter(mask.unsqueeze(-1), frames[:total])
-        heard = levels.new_zeros(rows, most, 2 * MEL_BANDS).masked_scatter(mask.unsqueeze(-1), levels[:total])
-        shared, private = self.pool(held, heard, mask)
+        held_levels = levels.new_zeros(rows, most, 2 * MEL_BANDS).masked_scatter(mask.unsqueeze(-1), levels[:total])
+        shared, private = self.pool(held, held_levels, mask)
         return Encoded(shared, private, held, mask, when)
-
-
-def vary_mels(mels: Tensor, rng: random.Random) -> Tensor:
-    """(F, MEL_BANDS, FRAME_COLUMNS) -> as much: rolled and stretched in time, shifted in pitch, louder or softer, heard
-    through another room, bands and columns lost."""
-    count = len(mels)
-    columns = count * FRAME_COLUMNS
-    whole = mels.transpose(0, 1).reshape(MEL_BANDS, columns)
-    if rng.random() < 0.5:
-        stretched = int(columns * rng.uniform(0.85, 1.18))
-        whole = F.interpolate(whole[None], size=stretched, mode="linear")[0]
-        whole = torch.cat([whole, whole], -1)[:, :columns]
-    whole = whole.roll(rng.randrange(columns), -1)
-    shift = rng.randint(-4, 4)  # of about a sixth of an octave
-    if shift:
-        whole = whole[(torch.arange(MEL_BANDS) - shift).clamp(0, MEL_BANDS - 1)]
-    points = torch.tensor([[[rng.uniform(-0.6, 0.6) for _ in range(rng.randint(2, 5))]]])
-    room = F.interpolate(points, size=MEL_BANDS, mode="linear", align_corners=True)[0, 0, :, None]
-    whole = (whole + room + rng.uniform(-0.8, 0.8)).clamp_min(SILENCE)
-    middle = whole.mean()
-    if rng.random() < 0.7:
-        band = rng.randrange(MEL_BANDS - 10)
-        whole[band : band + rng.randrange(1, 10)] = middle
-    for _ in range(2):
-        column = rng.randrange(columns - 40)
-        whole[:, column : column + rng.randrange(1, 40)] = middle
-    return whole.reshape(MEL_BANDS, count, FRAME_COLUMNS).transpose(0, 1).contiguous()

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from models.blocks import SelfBlock, masked_mean, unit
 from models.config import PRIVATE_DIM, SHARED_DIM, ModelConfig, Options
-from models.encoders.base import Encoded, Encoder, place
+from models.encoders.augment import drop_words
+from models.encoders.base import Encoded, Encoder, relative_time
 from models.encoders.collate import stack_captions
 from models.encoders.log_mel import spread
 from models.encoders.registry import register_encoder
@@ -20,10 +21,11 @@ from models.encoders.text_hashing import PIECES_MAX, WORDS_MAX, CaptionWords, wo
 from models.interface import WindowInput
 
 CAPTIONS_MAX = 6  # of one window
-LENGTHS = (8, 16, WORDS_MAX)  # padded word counts; the caption's own count picks one
+LENGTHS = (8, 16, WORDS_MAX)  # padded word counts; the caption's own count decides which
 
 
 def read_caption(text: str, buckets: int) -> CaptionWords:
+    """A caption hashed: rows of a table of `buckets` rows, and the sketch of its words."""
     found = words(text)
     pieces = np.zeros((len(found), PIECES_MAX), np.int64)
     sketch = np.zeros(PRIVATE_DIM, np.float32)
@@ -35,7 +37,7 @@ def read_caption(text: str, buckets: int) -> CaptionWords:
 
 
 def window_captions(captions: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
-    """At most CAPTIONS_MAX of a window's captions: repeats dropped first, then evenly spread."""
+    """At most CAPTIONS_MAX (time_ms, text) of a window's captions: repeats are dropped first, then evenly spread."""
     first: dict[str, int] = {}
     for time_ms, text in captions:
         first.setdefault(text, time_ms)
@@ -65,34 +67,30 @@ class SentenceEncoder(nn.Module):
         rows = self.table(pieces.reshape(b, w * p)).reshape(b, w, p, -1)
         word = (rows * some.unsqueeze(-1)).sum(2) / some.sum(2, keepdim=True).clamp_min(1.0).sqrt()  # (B, W, D)
         x = self.norm_in(word) + self.place[:w]
-        bag = masked_mean(x, mask)  # what a word says without its neighbours generalises best from little text
+        bag = masked_mean(x, mask)  # words without their context generalise best from little text
         for block in self.blocks:
             x = block(x, mask)
         return unit(self.shared(self.norm_out(torch.cat([bag, masked_mean(x, mask)], -1))))
 
 
 @dataclass(frozen=True, slots=True)
-class Notes:
+class CaptionItem:
     """The captions of one window, 1 to CAPTIONS_MAX of them."""
 
     texts: tuple[str, ...]
     read: tuple[CaptionWords, ...]
-    when: tuple[float, ...]  # place of each in the window, 0..1
+    when: tuple[float, ...]  # time of each, relative to the window, 0..1
 
 
-def sketch_of(notes: Sequence[CaptionWords]) -> Tensor:
-    """(PRIVATE_DIM,) of length 1: which words were said."""
-    return unit(torch.from_numpy(np.stack([note.sketch for note in notes]).sum(axis=0)))
-
-
-def worn(text: str, rng: random.Random) -> str:
-    """A caption with some words lost, never all."""
-    kept = [word for word in text.split() if rng.random() > 0.1]
-    return " ".join(kept) or text
+def sketch_of(captions: Sequence[CaptionWords]) -> Tensor:
+    """(PRIVATE_DIM,) of length 1: a sketch of the bag of words."""
+    return unit(torch.from_numpy(np.stack([caption.sketch for caption in captions]).sum(axis=0)))
 
 
 @register_encoder("caption", "hash")
 class CaptionEncoder(Encoder):
+    """Captions of a window: each through SentenceEncoder, then their mean. Captions are the tokens."""
+
     tokens = CAPTIONS_MAX
     width = SHARED_DIM
 
@@ -101,24 +99,24 @@ class CaptionEncoder(Encoder):
         self.buckets = config.text_buckets
         self.sentence = SentenceEncoder(config)
 
-    def read(self, window: WindowInput) -> Notes:
+    def read(self, window: WindowInput) -> CaptionItem:
         kept = window_captions(window.captions)
         texts = tuple(text for _, text in kept)
-        return Notes(texts, self._read(texts), tuple(place(window, time_ms) for time_ms, _ in kept))
+        return CaptionItem(texts, self._read(texts), tuple(relative_time(window, time_ms) for time_ms, _ in kept))
 
     def _read(self, texts: Sequence[str]) -> tuple[CaptionWords, ...]:
         return tuple(read_caption(text, self.buckets) for text in texts)
 
-    def bucket(self, item: Notes) -> tuple[int, int]:
+    def bucket(self, item: CaptionItem) -> tuple[int, int]:
         return len(item.texts), _length(item.read)
 
-    def vary(self, item: Notes, rng: random.Random) -> Notes:
-        texts = tuple(worn(text, rng) for text in item.texts)
-        return Notes(texts, self._read(texts), item.when)
+    def augment(self, item: CaptionItem, rng: random.Random) -> CaptionItem:
+        texts = tuple(drop_words(text, rng) for text in item.texts)
+        return CaptionItem(texts, self._read(texts), item.when)
 
-    def forward(self, items: Sequence[Notes], rows: int) -> Encoded:
+    def forward(self, items: Sequence[CaptionItem], rows: int) -> Encoded:
         most = max(len(item.texts) for item in items)
-        flat = [note for item in items for note in item.read]
+        flat = [caption for item in items for caption in item.read]
         padded = len(flat) + (rows - len(items)) * most
         pieces, words_there = stack_captions(flat, padded, max(_length(item.read) for item in items))
         each = self.sentence(pieces.to(self.device), words_there.to(self.device))  # (padded, SHARED_DIM)
@@ -135,6 +133,7 @@ class CaptionEncoder(Encoder):
         return Encoded(shared, private.to(self.device), tokens, mask, when.to(self.device))
 
 
-def _length(notes: Sequence[CaptionWords]) -> int:
-    longest = max(len(note) for note in notes)
+def _length(captions: Sequence[CaptionWords]) -> int:
+    """The padded number of words for these captions."""
+    longest = max(len(caption) for caption in captions)
     return next(length for length in LENGTHS if longest <= length)

@@ -15,7 +15,7 @@ SensorBatch = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def stack_sensors(items: Sequence[SensorTokens], rows: int, length: int) -> SensorBatch:
-    """At most `rows` items of at most `length` tokens -> the arguments of SensorEncoder.forward, in its order."""
+    """At most `rows` items of at most `length` tokens -> the arguments of PatchEncoder.forward, in its order."""
     features = torch.zeros(rows, length, TOKEN_DIM)
     levels = torch.zeros(rows, length, LEVEL_DIM)
     weights = torch.zeros(rows, length)

@@ -18,7 +18,7 @@ N_FFT = 512
 FRAME_SAMPLES = SAMPLE_RATE_HZ  # one frame is one second
 FRAME_COLUMNS = FRAME_SAMPLES // HOP  # 100
 FRAMES_MAX = 8  # of one window
-TAIL_MIN_SAMPLES = FRAME_SAMPLES // 4  # a shorter rest after a full frame is not worth a frame of its own
+TAIL_MIN_SAMPLES = FRAME_SAMPLES // 4  # a shorter rest after a full frame is dropped
 SILENCE = -8.0  # log10 mel power of digital silence: keeps the logarithm finite
 
 
@@ -44,7 +44,7 @@ def log_mel(samples: Tensor) -> Tensor:
 
 
 def resample(samples: Tensor, rate_hz: int) -> Tensor:
-    """(..., n) at `rate_hz` -> 16 kHz."""
+    """(..., n) at `rate_hz` -> (..., n * 16,000 / rate_hz) at 16 kHz."""
     if rate_hz == SAMPLE_RATE_HZ:
         return samples
     resampled: Tensor = torchaudio.functional.resample(samples, rate_hz, SAMPLE_RATE_HZ)
@@ -59,7 +59,7 @@ def resample_array(samples: NDArray[np.int16], rate_hz: int, to_hz: int) -> NDAr
 
 
 def frame_starts(samples: int) -> list[int]:
-    """Where the 1-s frames of a clip of so many samples begin; never none: an empty clip is one silent frame."""
+    """First samples of the 1-s frames of a clip of so many samples; at least one: an empty clip is one silent frame."""
     full = samples // FRAME_SAMPLES
     starts = [i * FRAME_SAMPLES for i in range(full)]
     if not starts or samples - full * FRAME_SAMPLES >= TAIL_MIN_SAMPLES:

@@ -1,8 +1,9 @@
-"""Encoders trained by others, from a folder of yours: any sentence-transformers model, and CLAP for sound and captions.
+"""Pretrained encoders from a local folder: any sentence-transformers model, and CLAP for sound and captions.
 
-Frozen: what they say of a text or a sound is an input, and a projection to the shared space is trained here. Their
-weights are not copied into the model folder; its config names the folder and the checksum of its files, and only those
-files are believed. Nothing is downloaded: no name of a hub is ever looked up, only files in the folder are read.
+They are frozen: their vector of a text or a sound is an input, and a projection of it to the shared space is trained.
+Their weights are not copied into the model folder; its config has the path of their folder and the checksum of its
+files, and a folder with another checksum is refused. Nothing is downloaded: no hub is contacted, only files in the
+folder are read.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from models.blocks import masked_mean, unit
 from models.config import PRIVATE_DIM, SHARED_DIM, ModelConfig, Options
 from models.encoders.audio import band_levels
-from models.encoders.base import Encoded, Encoder, place
+from models.encoders.base import Encoded, Encoder, relative_time
 from models.encoders.caption import CAPTIONS_MAX, read_caption, sketch_of, window_captions
 from models.encoders.log_mel import FRAMES_MAX, MEL_BANDS, log_mel, resample_array, spread, window_frames
 from models.encoders.registry import register_encoder
@@ -34,17 +35,17 @@ from models.interface import SAMPLE_RATE_HZ, WindowInput
 Array = NDArray[np.float32]
 _FILES = {".safetensors", ".json", ".txt", ".model"}
 _CLAP_RATE_HZ = 48_000
-_CLAP_SECONDS = 10  # a longer clip is heard in pieces: CLAP itself would cut at random
+_CLAP_SECONDS = 10  # a longer clip is split into segments: CLAP itself would crop it at random
 _TEXT_TOKENS = 77
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """What the frozen encoder says of one window."""
+class PretrainedItem:
+    """The frozen encoder's vectors of one window."""
 
-    vectors: Array  # (P, D) of length 1: of each caption or piece of sound
-    when: tuple[float, ...]  # place of each in the window, 0..1
-    sketch: Array  # (PRIVATE_DIM,) or (2 * MEL_BANDS,): what the private part is made of
+    vectors: Array  # (P, D) of length 1, one for each caption or segment of sound
+    when: tuple[float, ...]  # time of each, relative to the window, 0..1
+    sketch: Array  # (PRIVATE_DIM,) or (2 * MEL_BANDS,): the source of the private part
 
 
 class Pretrained(Encoder):
@@ -59,12 +60,12 @@ class Pretrained(Encoder):
         self.folder = Path(str(options["path"]))
         if not self.folder.is_dir():
             raise ModelError(
-                f"{self.folder} is not there: the folder of the {options['name']} encoder for {modality}; put it back, "
-                f'or write its new place as "path" into config.json'
+                f"{self.folder} does not exist: the folder of the {options['name']} encoder for {modality}; put it "
+                f'back, or set "path" in config.json to its new location'
             )
         if "sha256" in options and checksum(self.folder) != options["sha256"]:
             raise ModelError(
-                f"{self.folder} is another model than the one this was trained with; put that one back, or train anew "
+                f"{self.folder} is another model than the one this was trained with; put that one back, or train again "
                 f"with: sensorium train"
             )
         dim = self.measure()
@@ -75,20 +76,20 @@ class Pretrained(Encoder):
     def measure(self) -> int:
         """Width of the frozen encoder's vectors. Raises ModelError where it cannot be loaded."""
 
-    def bucket(self, item: Heard) -> int:
+    def bucket(self, item: PretrainedItem) -> int:
         return len(item.vectors)
 
-    def vary(self, item: Heard, rng: random.Random) -> Heard:
-        """A little noise: the frozen encoder is too dear to be asked anew about every variation."""
+    def augment(self, item: PretrainedItem, rng: random.Random) -> PretrainedItem:
+        """A little noise on the vectors: running the frozen encoder on every variation would cost too much."""
         noise = np.random.default_rng(rng.getrandbits(63)).standard_normal(item.vectors.shape)
         moved = item.vectors + (0.3 * noise / item.vectors.shape[1] ** 0.5).astype(np.float32)
         return replace(item, vectors=moved)
 
     def sketches(self, sketches: Tensor) -> Tensor:
-        """(B, its size) -> (B, PRIVATE_DIM) of length 1."""
+        """(B, size of an item's `sketch`) -> (B, PRIVATE_DIM) of length 1."""
         return unit(sketches)
 
-    def forward(self, items: Sequence[Heard], rows: int) -> Encoded:
+    def forward(self, items: Sequence[PretrainedItem], rows: int) -> Encoded:
         most = max(len(item.vectors) for item in items)
         vectors = torch.zeros(rows, most, items[0].vectors.shape[1])
         when = torch.zeros(rows, most)
@@ -111,16 +112,16 @@ class _Captions(Pretrained):
 
     @abstractmethod
     def vector(self, text: str) -> Array:
-        """(D,) of length 1, each text asked by itself: no batch mate changes a bit."""
+        """(D,) of length 1, each text in a batch of its own: no batch mate changes a bit."""
 
     def measure(self) -> int:
         return len(self.vector("rain"))
 
-    def read(self, window: WindowInput) -> Heard:
+    def read(self, window: WindowInput) -> PretrainedItem:
         kept = window_captions(window.captions)
-        vectors = np.stack([self.vector(_sayable(text)) for _, text in kept])
+        vectors = np.stack([self.vector(_tokenizable(text)) for _, text in kept])
         sketch = sketch_of([read_caption(text, 2) for _, text in kept]).numpy()
-        return Heard(vectors, tuple(place(window, time_ms) for time_ms, _ in kept), sketch)
+        return PretrainedItem(vectors, tuple(relative_time(window, time_ms) for time_ms, _ in kept), sketch)
 
 
 @register_encoder("caption", "sentence-transformers")
@@ -153,25 +154,28 @@ class ClapSounds(Pretrained):
     def measure(self) -> int:
         return len(_clap_sound(self.folder, np.zeros(SAMPLE_RATE_HZ, np.int16)))
 
-    def read(self, window: WindowInput) -> Heard:
+    def read(self, window: WindowInput) -> PretrainedItem:
         step = _CLAP_SECONDS * SAMPLE_RATE_HZ
-        pieces = [
+        segments = [
             (time_ms + start * 1_000 // SAMPLE_RATE_HZ, samples[start : start + step])
             for time_ms, samples in window.clips
             for start in range(0, max(len(samples), 1), step)
         ]
-        kept = [pieces[i] for i in spread(len(pieces), FRAMES_MAX)]
+        kept = [segments[i] for i in spread(len(segments), FRAMES_MAX)]
         vectors = np.stack([_clap_sound(self.folder, samples) for _, samples in kept])
         frames = [torch.from_numpy(frame) for _, frame in window_frames(list(window.clips))]
         levels = band_levels(log_mel(torch.stack(frames))).mean(0).numpy()
-        return Heard(vectors, tuple(place(window, time_ms) for time_ms, _ in kept), levels)
+        return PretrainedItem(vectors, tuple(relative_time(window, time_ms) for time_ms, _ in kept), levels)
 
     def sketches(self, sketches: Tensor) -> Tensor:
         return unit(sketches @ self.projection)
 
 
 def pinned(config: ModelConfig) -> ModelConfig:
-    """The config with the checksum of every folder it names: what a trained model is bound to."""
+    """The config with the checksum of every pretrained encoder's folder, so that a trained model accepts no other one.
+
+    Raises OSError where a folder cannot be read.
+    """
     encoders = {
         modality: {**options, "sha256": checksum(Path(str(options["path"])))} if "path" in options else options
         for modality, options in config.encoders.items()
@@ -191,8 +195,8 @@ def checksum(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _sayable(text: str) -> str:
-    """A text that any tokenizer finds a token in."""
+def _tokenizable(text: str) -> str:
+    """The text, cut to 2,000 characters, or "-" where nothing is left that a tokenizer could use."""
     return text.encode("utf-8", "replace").decode().strip()[:2_000] or "-"
 
 
@@ -214,7 +218,7 @@ def _sentence_model(folder: Path) -> Any:
         return SentenceTransformer(
             str(folder), device="cpu", local_files_only=True, model_kwargs={"use_safetensors": True}
         ).eval()
-    except Exception as error:  # many kinds, and none of theirs names the folder
+    except Exception as error:  # of many types, none of which names the folder
         raise ModelError(f"{folder} is no sentence-transformers model ({_first_line(error)})") from error
 
 
@@ -239,7 +243,7 @@ def _clap_model(folder: Path) -> tuple[Any, Any, Any]:
             AutoTokenizer.from_pretrained(str(folder), local_files_only=True),
             AutoFeatureExtractor.from_pretrained(str(folder), local_files_only=True),
         )
-    except Exception as error:  # many kinds, and none of theirs names the folder
+    except Exception as error:  # of many types, none of which names the folder
         raise ModelError(f"{folder} is no CLAP model of transformers ({_first_line(error)})") from error
 
 
@@ -255,10 +259,12 @@ def _clap_text(folder: Path, text: str) -> Array:
 def _clap_sound(folder: Path, samples: NDArray[np.int16]) -> Array:
     """(n,) at 16 kHz, at most ten seconds -> (D,)."""
     model, _, extractor = _clap_model(folder)
-    heard = resample_array(samples if len(samples) else np.zeros(160, np.int16), SAMPLE_RATE_HZ, _CLAP_RATE_HZ)
-    # Ten seconds at most: neither way of cutting is ever used, but each makes the shape that its model takes.
+    resampled = resample_array(samples if len(samples) else np.zeros(160, np.int16), SAMPLE_RATE_HZ, _CLAP_RATE_HZ)
+    # At ten seconds or less neither way of cropping applies, but each gives the shape that its kind of model takes.
     cut = "fusion" if model.config.audio_config.enable_fusion else "rand_trunc"
-    features = extractor([heard], sampling_rate=_CLAP_RATE_HZ, return_tensors="pt", padding="repeatpad", truncation=cut)
+    features = extractor(
+        [resampled], sampling_rate=_CLAP_RATE_HZ, return_tensors="pt", padding="repeatpad", truncation=cut
+    )
     with torch.inference_mode():
         found = model.get_audio_features(input_features=features["input_features"], is_longer=features["is_longer"])
     return _unit(getattr(found, "pooler_output", found))

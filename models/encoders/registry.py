@@ -1,4 +1,4 @@
-"""Encoders by modality and name: ours, and those of anybody who registers one.
+"""Encoders by modality and name: the built-in ones, and third-party ones that register themselves.
 
     from models.encoders.base import Encoder
     from models.encoders.registry import register_encoder
@@ -7,8 +7,8 @@
     class PatchEncoder(Encoder): ...
 
 A config then names it (`"encoders": {"image": {"name": "patches"}, ...}`) and windows carry its content in
-`WindowInput.extra["image"]`. A package makes its encoders known without being imported by an entry point of the group
-`sensorium.encoders` that names the module (or the class) to import.
+`WindowInput.extra["image"]`. A package makes its encoders known by an entry point of the group `sensorium.encoders`
+that names the module (or the class) to import.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from models.encoders.base import Encoder
 from models.errors import ModelError
 
 GROUP = "sensorium.encoders"
-_OURS = ("sensor", "audio", "caption", "pretrained")
+_BUILT_IN = ("sensor", "audio", "caption", "pretrained")
 _known: dict[tuple[str, str], type[Encoder]] = {}
 E = TypeVar("E", bound=type[Encoder])
 
 
 def register_encoder(modality: str, name: str) -> Callable[[E], E]:
-    """Class decorator. A name that is taken by another class is an error: two encoders must never share one."""
+    """Class decorator. Raises ModelError where the name is taken by another class: versions would be ambiguous."""
 
     def register(encoder: E) -> E:
         before = _known.get((modality, name), encoder)
         if (before.__module__, before.__qualname__) != (encoder.__module__, encoder.__qualname__):
-            raise ModelError(f"an encoder {name!r} for {modality} exists already: {before.__module__}; rename one")
+            raise ModelError(f"an encoder {name!r} for {modality} already exists in {before.__module__}; rename one")
         _known[modality, name] = encoder
         return encoder
 
@@ -42,24 +42,24 @@ def register_encoder(modality: str, name: str) -> Callable[[E], E]:
 
 
 def encoder_class(modality: str, name: str) -> type[Encoder]:
-    """The registered class. Raises ModelError with the names that there are for this modality."""
-    for module in _OURS:
+    """The registered class. Raises ModelError with the known names for this modality."""
+    for module in _BUILT_IN:
         import_module(f"models.encoders.{module}")
     if (modality, name) not in _known:
         _load_entry_points()
     try:
         return _known[modality, name]
     except KeyError:
-        there = ", ".join(n for m, n in list_encoders() if m == modality) or "none"
+        known = ", ".join(n for m, n in list_encoders() if m == modality) or "none"
         raise ModelError(
-            f"no encoder {name!r} for {modality} (there are: {there}); install the package that brings it, "
+            f"no encoder {name!r} for {modality} (known: {known}); install the package that has it, "
             f"or import the module that registers it first"
         ) from None
 
 
 def list_encoders() -> list[tuple[str, str]]:
     """(modality, name) of all encoders, sorted."""
-    for module in _OURS:
+    for module in _BUILT_IN:
         import_module(f"models.encoders.{module}")
     _load_entry_points()
     return sorted(_known)
@@ -70,5 +70,5 @@ def _load_entry_points() -> None:
     for point in entry_points(group=GROUP):
         try:
             point.load()
-        except Exception as error:  # whatever a stranger's module raises
+        except Exception as error:  # a third-party module may raise anything
             raise ModelError(f"the encoder {point.name} ({point.value}) cannot be loaded: {error!r}") from error

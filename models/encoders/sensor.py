@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from models.blocks import CrossBlock, SelfBlock, unit
 from models.config import PRIVATE_DIM, SHARED_DIM, ModelConfig, Options
+from models.encoders.augment import vary_readings
 from models.encoders.base import Encoded, Encoder
 from models.encoders.collate import stack_sensors
 from models.encoders.registry import register_encoder
@@ -26,10 +26,12 @@ from models.encoders.sensor_tokens import (
 )
 from models.interface import WindowInput
 
-POOLED = 4  # tokens that fusion gets
+POOLED = 4  # tokens for fusion
 
 
 class PatchEncoder(nn.Module):
+    """Patches of channels -> a vector of two parts, and POOLED tokens."""
+
     projection: Tensor  # (LEVEL_DIM, PRIVATE_DIM), drawn once, never trained
 
     def __init__(self, config: ModelConfig) -> None:
@@ -46,7 +48,7 @@ class PatchEncoder(nn.Module):
         self.pool = CrossBlock(dim, heads)
         self.norm = nn.LayerNorm(dim)
         self.shared = nn.Linear(POOLED * dim, SHARED_DIM)
-        # Orthonormal rows: distances between levels stay what they are, whatever was drawn.
+        # Orthonormal rows, so that distances between levels are kept.
         turned, _ = torch.linalg.qr(torch.randn(LEVEL_DIM, PRIVATE_DIM).T)
         self.register_buffer("projection", turned.T.contiguous())
 
@@ -55,12 +57,12 @@ class PatchEncoder(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """features (B, T, TOKEN_DIM), levels (B, T, LEVEL_DIM), weights (B, T), pieces (B, T, P) int,
         signs (B, T, PRIVATE_DIM), mask (B, T) -> shared (B, SHARED_DIM), private (B, PRIVATE_DIM), both of length 1
-        (a sketch of nothing is 0), and tokens (B, POOLED, sensor_dim) for fusion.
+        (private is 0 where nothing was observed), and tokens (B, POOLED, sensor_dim) for fusion.
         """
         b, t, p = pieces.shape
         some = (pieces > 0).to(features.dtype)
         rows = self.names(pieces.reshape(b, t * p)).reshape(b, t, p, -1)
-        # Summed pieces over the root of their number: long names are as loud as short ones.  (B, T, channel_dim)
+        # Summed pieces over the root of their number: long names have the same norm as short ones.  (B, T, channel_dim)
         name = (rows * some.unsqueeze(-1)).sum(2) / some.sum(2, keepdim=True).clamp_min(1.0).sqrt()
         x = self.token(torch.cat([features, name], -1))  # (B, T, D)
         inner = mask
@@ -72,7 +74,7 @@ class PatchEncoder(nn.Module):
         pooled, _ = self.pool(queries, x, inner)
         pooled = self.norm(pooled)  # (B, POOLED, D)
         shared = unit(self.shared(pooled.reshape(b, -1)))
-        # Every channel's level along a direction of its own, so that a step of one channel cannot hide in another's.
+        # Each channel's level along its own direction, so that a step of one channel is not hidden by another's.
         sketch = ((levels @ self.projection) * signs * (weights * mask).unsqueeze(-1)).sum(1)
         return shared, unit(sketch), pooled
 
@@ -90,8 +92,8 @@ def _merge(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True, slots=True)
-class Gauges:
-    """The readings of one window as tokens, and whence they came."""
+class SensorItem:
+    """The readings of one window as tokens, and the window they are from."""
 
     window: WindowInput
     tokens: SensorTokens
@@ -99,6 +101,8 @@ class Gauges:
 
 @register_encoder("sensor", "set")
 class SensorEncoder(Encoder):
+    """Readings of a window: patches of channels (sensor_tokens) through PatchEncoder."""
+
     tokens = POOLED
 
     def __init__(self, config: ModelConfig, modality: str, options: Options) -> None:
@@ -107,34 +111,19 @@ class SensorEncoder(Encoder):
         self.buckets = config.channel_buckets
         self.patches = PatchEncoder(config)
 
-    def read(self, window: WindowInput) -> Gauges:
-        return Gauges(window, self._read(window, window.readings))
+    def read(self, window: WindowInput) -> SensorItem:
+        return SensorItem(window, self._read(window, window.readings))
 
     def _read(self, window: WindowInput, readings: Readings) -> SensorTokens:
         return tokenize(readings, window.units, window.start_ms, window.end_ms, self.buckets, PRIVATE_DIM)
 
-    def bucket(self, item: Gauges) -> int:
+    def bucket(self, item: SensorItem) -> int:
         return bucket_length(len(item.tokens))
 
-    def vary(self, item: Gauges, rng: random.Random) -> Gauges:
-        """Some channels lost, never all; levels and values a little off."""
-        names = sorted({name for _, values in item.window.readings for name in values})
-        if not names:
-            return item
-        lost = rng.choice((0.0, 0.0, 0.15, 0.3))
-        kept = {name: 1 + rng.gauss(0, 0.01) for name in names if rng.random() >= lost} or {rng.choice(names): 1.0}
-        wobble = rng.choice((0.0, 0.002, 0.01))
-        varied = []
-        for time_ms, values in item.window.readings:
-            row: dict[str, float | None] = {}
-            for name, value in values.items():
-                if name in kept:
-                    fine = value is not None and math.isfinite(value)
-                    row[name] = value * kept[name] * (1 + rng.gauss(0, wobble)) if fine and value is not None else value
-            varied.append((time_ms, row))
-        return Gauges(item.window, self._read(item.window, varied))
+    def augment(self, item: SensorItem, rng: random.Random) -> SensorItem:
+        return SensorItem(item.window, self._read(item.window, vary_readings(item.window.readings, rng)))
 
-    def forward(self, items: Sequence[Gauges], rows: int) -> Encoded:
+    def forward(self, items: Sequence[SensorItem], rows: int) -> Encoded:
         length = max(self.bucket(item) for item in items)
         batch = stack_sensors([item.tokens for item in items], rows, length)
         shared, private, pooled = self.patches(*(part.to(self.device) for part in batch))

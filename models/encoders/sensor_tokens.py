@@ -1,9 +1,9 @@
-"""Readings of a window -> tokens: patches of one channel, with the level of each kept. Pure numpy.
+"""Readings of a window -> tokens: patches of one channel, with the level of each. Pure numpy.
 
 Values are put on a signed logarithmic scale, y = asinh(x / KNEE): a step of 5 % is 0.05 there for a temperature of 300
-as for a flow of 0.3, and 1e300 is a number like any other. A patch's *level* is the mean of exp(i w y) over its values,
-for several w: coarse ones tell the order of magnitude, fine ones a change of a few per cent, and a channel that is
-noisy at a scale fades out at that scale by itself (it is the empirical characteristic function of the patch).
+as for a flow of 0.3, and 1e300 stays finite. A patch's *level* is the mean of exp(i w y) over its values, for several
+w: coarse ones show the order of magnitude, fine ones a change of a few per cent, and a channel that is noisy at a scale
+fades out at that scale (it is the empirical characteristic function of the patch).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from models.encoders.text_hashing import CHANNEL_PIECES_MAX, channel_pieces, channel_signs
 
 SLOTS = 16  # observations of a patch
-TOKENS_MAX = 64  # that attention sees; more are averaged in order
-CHANNELS_MAX = 1_024  # kept apart; beyond it neighbours by name share a token
-BUCKETS = (8, 16, 32, 64, 128, 256, 512, 1_024)  # padded lengths; the window's own count picks one
+TOKENS_MAX = 64  # of one window in attention; more are averaged in order
+CHANNELS_MAX = 1_024  # of one window; beyond it, neighbours by name share a token
+BUCKETS = (8, 16, 32, 64, 128, 256, 512, 1_024)  # padded lengths; the window's own count decides which
 KNEE = 0.05
 LEVEL_SCALES = (0.25, 1.0, 4.0, 16.0)  # radians per unit of y
 _SPREAD_SCALE = 1.5
-_QUIET = 0.005  # spread of y below which a channel counts as quiet: half a per cent
+_QUIET = 0.005  # spread of y below which a channel counts as constant: half a per cent
 LEVEL_DIM = 2 * len(LEVEL_SCALES) + 4  # level, spread and roughness
 TIME_DIM = 10
 SLOT_DIM = 3 * SLOTS
@@ -33,6 +33,7 @@ TOKEN_DIM = SLOT_DIM + LEVEL_DIM + 5 + TIME_DIM
 NO_CHANNEL = "\x00none"
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 Readings = Sequence[tuple[int, Mapping[str, float | None]]]
 
 
@@ -63,13 +64,16 @@ def tokenize(
     buckets: int,
     sketch_dim: int,
 ) -> SensorTokens:
-    """Readings in canonical order -> tokens. None, NaN and infinities are missing: a slot, not observed."""
+    """Readings in canonical order -> tokens. None, NaN and infinities are missing: a slot that is not observed.
+
+    units: by channel; start_ms, end_ms: of the window; buckets: rows of the name table; sketch_dim: of `signs`.
+    """
     names, channel, at_ms, raw = _flat(readings, start_ms)
     by_name = channel
     if len(names) > CHANNELS_MAX:
         channel = channel * CHANNELS_MAX // len(names)
         names = [names[-(-i * len(names) // CHANNELS_MAX)] for i in range(CHANNELS_MAX)]
-    # A channel's observations in time order, whatever order the channels had within a reading.
+    # A channel's observations in time order, independent of the order of channels within a reading.
     order = np.lexsort((by_name, at_ms, channel))
     channel = channel[order]
     span_ms = float(max(end_ms - start_ms, 1))
@@ -100,8 +104,8 @@ def _flat(readings: Readings, start_ms: int) -> tuple[list[str], NDArray[np.int6
 def _channels(
     names: tuple[str, ...], units: tuple[str, ...], buckets: int, sketch_dim: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """What is known of channels by their names: rows of the name table (C, CHANNEL_PIECES_MAX), signs (C, sketch_dim).
-    A stream has the same ones in every window."""
+    """From the names of channels: rows of the name table (C, CHANNEL_PIECES_MAX), signs (C, sketch_dim). Cached: a
+    stream has the same channels in every window."""
     pieces = np.zeros((len(names), CHANNEL_PIECES_MAX), np.int64)
     directions = np.empty((len(names), sketch_dim), np.float32)
     for i, (name, unit) in enumerate(zip(names, units, strict=True)):
@@ -114,74 +118,29 @@ def _channels(
 def _patches(
     names: list[str],
     units: Mapping[str, str],
-    channel: NDArray[np.int64],
+    channel: Ints,
     when: Floats,
     raw: Floats,
     span_ms: float,
     buckets: int,
     sketch_dim: int,
 ) -> SensorTokens:
-    channels = len(names)
-    count = np.bincount(channel, minlength=channels)  # (C,) never zero
-    size = np.full(channels, SLOTS)
-    if int((-(-count // SLOTS)).sum()) > TOKENS_MAX:
-        most = max(1, TOKENS_MAX // channels)  # patches of a channel
-        size = np.maximum(SLOTS, -(-count // most))
-    patches = -(-count // size)  # (C,)
-    first_patch = np.concatenate(([0], np.cumsum(patches)[:-1]))
-    first = np.concatenate(([0], np.cumsum(count)[:-1]))
-    position = np.arange(len(channel)) - first[channel]  # of an observation in its channel
-    patch = first_patch[channel] + position // size[channel]  # (N,)
-    slot = patch * SLOTS + (position % size[channel]) * SLOTS // np.maximum(size[channel], SLOTS)
-    total = int(patches.sum())
-    owner = np.repeat(np.arange(channels), patches)  # (T,) channel of a token
-
+    """names (C,); channel (N,) index into names, ascending; when (N,) relative time, 0..1; raw (N,) values, NaN where
+    missing -> tokens. N observations, T patches."""
+    grid = _grid(channel, len(names))
     observed = np.isfinite(raw)
     seen = observed.astype(np.float64)
     y = log_scale(np.where(observed, raw, 0.0))
+    owner = np.repeat(np.arange(len(names)), grid.patches)  # (T,) channel of a token
+    n = _sums(grid.patch, seen, grid.total)  # (T,) observed values
+    mean = _sums(grid.patch, y * seen, grid.total) / np.maximum(n, 1.0)
+    deviation = (y - mean[grid.patch]) * seen  # (N,)
+    levels, spread = _levels(grid, y, seen, observed, deviation, n)
+    slots = _slots(grid, channel, y, seen, when)
 
-    def per(groups: NDArray[np.int64], weights: Floats, length: int) -> Floats:
-        return np.asarray(np.bincount(groups, weights=weights, minlength=length), np.float64)
-
-    # Level, spread and roughness of each patch.
-    n = per(patch, seen, total)
-    some = np.maximum(n, 1.0)
-    mean = per(patch, y * seen, total) / some
-    deviation = (y - mean[patch]) * seen
-    spread = np.sqrt(per(patch, deviation * deviation, total) / some)
-    pair = (patch[1:] == patch[:-1]) & observed[1:] & observed[:-1]
-    step = np.where(pair, y[1:] - y[:-1], 0.0)
-    pairs = np.maximum(np.bincount(patch[1:], weights=pair, minlength=total), 1.0)
-    rough = np.sqrt(per(patch[1:], step * step, total) / pairs)
-    waves = [wave(w * y) * seen for w in LEVEL_SCALES for wave in (np.cos, np.sin)]
-    level = [per(patch, wave, total) / some for wave in waves]
-    for noise in (spread, rough):
-        phase = _SPREAD_SCALE * np.log((noise + _QUIET) / _QUIET)
-        level += [0.5 * np.cos(phase), 0.5 * np.sin(phase)]
-    levels = np.stack(level, 1) * (n > 0)[:, None]  # (T, LEVEL_DIM)
-
-    # The shape inside the window, freed of level and spread.
-    c_some = np.maximum(per(channel, seen, channels), 1.0)
-    c_mean = per(channel, y * seen, channels) / c_some
-    centred = (y - c_mean[channel]) * seen
-    c_spread = np.sqrt(per(channel, centred * centred, channels) / c_some)
-    shape = np.clip(centred / (c_spread[channel] + 0.005), -8.0, 8.0)
-    gap = np.diff(when, prepend=when[:1])
-    gap[first] = 0.0
-    in_slot = np.bincount(slot, minlength=total * SLOTS).astype(np.float64)
-    seen_slot = per(slot, seen, total * SLOTS)
-    slots = np.stack(
-        [
-            per(slot, shape, total * SLOTS) / np.maximum(seen_slot, 1.0),
-            per(slot, np.log1p(np.maximum(gap, 0.0) * 10.0), total * SLOTS) / np.maximum(in_slot, 1.0),
-            seen_slot / np.maximum(in_slot, 1.0),
-        ],
-        1,
-    ).reshape(total, SLOT_DIM)
-
-    held = np.maximum(np.bincount(patch, minlength=total), 1).astype(np.float64)
-    middle = per(patch, when, total) / held
-    slope = per(patch, deviation * (when - middle[patch]), total) / some
+    held = np.maximum(np.bincount(grid.patch, minlength=grid.total), 1).astype(np.float64)  # (T,) missing ones too
+    middle = _sums(grid.patch, when, grid.total) / held
+    slope = _sums(grid.patch, deviation * (when - middle[grid.patch]), grid.total) / np.maximum(n, 1.0)
     scalars = np.stack(
         [
             mean / 10.0,
@@ -193,19 +152,93 @@ def _patches(
         1,
     )
     turns = 2.0 * np.pi * np.outer(middle, [0.5, 1.0, 2.0, 4.0])
-    long = np.full((total, 1), np.log10(span_ms) / 5.0)
+    long = np.full((grid.total, 1), np.log10(span_ms) / 5.0)
     times = np.concatenate([np.cos(turns), np.sin(turns), middle[:, None], long], 1)  # (T, TIME_DIM)
 
     pieces, directions = _channels(tuple(names), tuple(units.get(name, "") for name in names), buckets, sketch_dim)
     return SensorTokens(
         features=np.concatenate([slots, levels, scalars, times], 1).astype(np.float32),
         levels=levels.astype(np.float32),
-        weights=(1.0 / patches[owner]).astype(np.float32),
+        weights=(1.0 / grid.patches[owner]).astype(np.float32),
         pieces=pieces[owner],
         signs=directions[owner],
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """Where each of N observations of C channels lies."""
+
+    patches: Ints  # (C,) patches of a channel
+    total: int  # patches of all channels, T
+    patch: Ints  # (N,) patch of an observation
+    slot: Ints  # (N,) slot of an observation, patch * SLOTS + 0..SLOTS - 1
+    first: Ints  # (C,) first observation of a channel
+
+
+def _grid(channel: Ints, channels: int) -> _Grid:
+    """Patches of SLOTS observations of one channel; of more where there would be more than TOKENS_MAX patches, with
+    several observations to a slot."""
+    count = np.bincount(channel, minlength=channels)  # (C,) never zero
+    size = np.full(channels, SLOTS)  # (C,) observations of a patch
+    if int((-(-count // SLOTS)).sum()) > TOKENS_MAX:
+        most = max(1, TOKENS_MAX // channels)  # patches of a channel
+        size = np.maximum(SLOTS, -(-count // most))
+    patches = -(-count // size)
+    first_patch = np.concatenate(([0], np.cumsum(patches)[:-1]))
+    first = np.concatenate(([0], np.cumsum(count)[:-1]))
+    position = np.arange(len(channel)) - first[channel]  # (N,) of an observation in its channel
+    patch = first_patch[channel] + position // size[channel]
+    slot = patch * SLOTS + (position % size[channel]) * SLOTS // np.maximum(size[channel], SLOTS)
+    return _Grid(patches, int(patches.sum()), patch, slot, first)
+
+
+def _sums(groups: Ints, values: Floats, length: int) -> Floats:
+    """(N,) -> (length,) sums of the values of each group."""
+    return np.asarray(np.bincount(groups, weights=values, minlength=length), np.float64)
+
+
+def _levels(
+    grid: _Grid, y: Floats, seen: Floats, observed: NDArray[np.bool_], deviation: Floats, n: Floats
+) -> tuple[Floats, Floats]:
+    """Level, spread and roughness of each patch as phases (T, LEVEL_DIM), and its spread (T,)."""
+    patch, some = grid.patch, np.maximum(n, 1.0)
+    spread = np.sqrt(_sums(patch, deviation * deviation, grid.total) / some)
+    pair = (patch[1:] == patch[:-1]) & observed[1:] & observed[:-1]
+    step = np.where(pair, y[1:] - y[:-1], 0.0)
+    pairs = np.maximum(np.bincount(patch[1:], weights=pair, minlength=grid.total), 1.0)
+    rough = np.sqrt(_sums(patch[1:], step * step, grid.total) / pairs)
+    waves = [wave(w * y) * seen for w in LEVEL_SCALES for wave in (np.cos, np.sin)]
+    level = [_sums(patch, wave, grid.total) / some for wave in waves]
+    for noise in (spread, rough):
+        phase = _SPREAD_SCALE * np.log((noise + _QUIET) / _QUIET)
+        level += [0.5 * np.cos(phase), 0.5 * np.sin(phase)]
+    return np.stack(level, 1) * (n > 0)[:, None], spread
+
+
+def _slots(grid: _Grid, channel: Ints, y: Floats, seen: Floats, when: Floats) -> Floats:
+    """The shape of each patch, without its channel's level and spread (T, SLOT_DIM): of each slot the normalised value,
+    the gap to the previous observation, and the share that was observed."""
+    channels, length = len(grid.patches), grid.total * SLOTS
+    some = np.maximum(_sums(channel, seen, channels), 1.0)  # (C,)
+    mean = _sums(channel, y * seen, channels) / some
+    centred = (y - mean[channel]) * seen
+    spread = np.sqrt(_sums(channel, centred * centred, channels) / some)
+    shape = np.clip(centred / (spread[channel] + 0.005), -8.0, 8.0)
+    gap = np.diff(when, prepend=when[:1])
+    gap[grid.first] = 0.0
+    in_slot = np.bincount(grid.slot, minlength=length).astype(np.float64)
+    seen_slot = _sums(grid.slot, seen, length)
+    return np.stack(
+        [
+            _sums(grid.slot, shape, length) / np.maximum(seen_slot, 1.0),
+            _sums(grid.slot, np.log1p(np.maximum(gap, 0.0) * 10.0), length) / np.maximum(in_slot, 1.0),
+            seen_slot / np.maximum(in_slot, 1.0),
+        ],
+        1,
+    ).reshape(grid.total, SLOT_DIM)
+
+
 def bucket_length(count: int) -> int:
-    """The padded length for so many tokens: decided by the window alone, never by its batch mates."""
+    """The padded length for so many tokens: a function of the window alone, never of its batch mates."""
     return next(length for length in BUCKETS if count <= length)

@@ -11,14 +11,14 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-WORDS_MAX = 32  # of one caption; what comes after is not read
+WORDS_MAX = 32  # of one caption; the rest is ignored
 PIECES_MAX = 12  # the word and its 3-grams
 CHANNEL_PIECES_MAX = 24
 CHARACTERS_MAX = 2_000  # of one caption: more than WORDS_MAX words hold in practice
 _WORD = re.compile(r"\w+")
 _SEGMENT = re.compile(r"[^\W\d_]+|\d+")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
-EMPTY = "\x00empty"  # stands for a caption without a word, so that it is a caption all the same
+EMPTY = "\x00empty"  # the only word of a caption without any, so that every caption has one
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +26,14 @@ class CaptionWords:
     """One caption, W >= 1 words."""
 
     pieces: NDArray[np.int64]  # (W, PIECES_MAX) rows of the table, 0 = padding
-    sketch: NDArray[np.float32]  # of the words as a set
+    sketch: NDArray[np.float32]  # (PRIVATE_DIM,) of the bag of words
 
     def __len__(self) -> int:
         return len(self.pieces)
 
 
 def stable_hash(text: str) -> int:
-    """64 bits that never change between processes (Python's own `hash` is salted)."""
+    """64 bits, the same in every process (Python's own `hash` is salted)."""
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
@@ -43,14 +43,14 @@ def bucket(text: str, buckets: int) -> int:
 
 
 def signs(text: str, dim: int) -> NDArray[np.float32]:
-    """`dim` (a multiple of 8, at most 512) plus or minus ones drawn by the hash of `text`: a direction of its own."""
+    """(dim,) of +1 and -1 by the hash of `text`, a random direction; dim: a multiple of 8, at most 512."""
     raw = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=dim // 8, person=b"signs").digest()
     bits = np.unpackbits(np.frombuffer(raw, np.uint8))
     return bits.astype(np.float32) * 2 - 1
 
 
 def words(text: str) -> list[str]:
-    """At most WORDS_MAX folded words of a caption, never none."""
+    """At most WORDS_MAX case-folded words of a caption, at least one (EMPTY)."""
     folded = unicodedata.normalize("NFKC", text[:CHARACTERS_MAX]).casefold()
     return _WORD.findall(folded)[:WORDS_MAX] or [EMPTY]
 
@@ -69,7 +69,7 @@ def word_pieces(word: str, buckets: int) -> tuple[int, ...]:
 
 @lru_cache(maxsize=16_384)
 def word_signs(word: str, dim: int) -> NDArray[np.float32]:
-    """The word's own direction in a sketch, (dim,); short words carry little and weigh little."""
+    """The word's direction in a sketch, (dim,); words of up to three letters have less weight."""
     weighted: NDArray[np.float32] = signs(f"w:{word}", dim) * np.float32(1.0 if len(word) > 3 else 0.3)
     weighted.flags.writeable = False
     return weighted
@@ -86,7 +86,7 @@ def channel_pieces(name: str, unit: str, buckets: int) -> tuple[int, ...]:
 
 @lru_cache(maxsize=16_384)
 def channel_signs(name: str, dim: int) -> NDArray[np.float32]:
-    """The channel's own direction in a sketch, (dim,)."""
-    drawn = signs(f"n:{name}", dim)
-    drawn.flags.writeable = False
-    return drawn
+    """The channel's direction in a sketch, (dim,)."""
+    direction = signs(f"n:{name}", dim)
+    direction.flags.writeable = False
+    return direction

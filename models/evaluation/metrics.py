@@ -1,7 +1,7 @@
 """Measures of an embedding space, as small pure functions of numpy arrays; tests compare each with a naive twin.
 
 Scores are similarities, higher is nearer. `allowed` (N, M) leaves pairs out: a query and itself, or its neighbours in
-time. Ties are counted against us: an item that scores as much as the right one is ranked before it.
+time. Ties count against the model: an item that scores as much as the relevant one is ranked before it.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ Labels = NDArray[Any]  # (N,) anything that compares
 def ranks(scores: Array, relevant: Flags, allowed: Flags | None = None) -> NDArray[np.int64]:
     """scores, relevant (N, M) -> (N,) place of each query's best relevant item, from 1; 0 where it has none."""
     usable = np.ones_like(relevant) if allowed is None else allowed
-    right = np.where(relevant & usable, scores, -np.inf).max(1, initial=-np.inf)  # (N,)
-    before = ((scores >= right[:, None]) & usable & ~relevant).sum(1)
-    return np.where(np.isfinite(right), before + 1, 0).astype(np.int64)
+    best = np.where(relevant & usable, scores, -np.inf).max(1, initial=-np.inf)  # (N,)
+    before = ((scores >= best[:, None]) & usable & ~relevant).sum(1)
+    return np.where(np.isfinite(best), before + 1, 0).astype(np.int64)
 
 
 def recall_at(places: NDArray[np.int64], k: int) -> float:
-    """Share of the queries that have something to find whose best relevant item is among the first k; NaN for none."""
-    asked = places[places > 0]
-    return float((asked <= k).mean()) if len(asked) else float("nan")
+    """Share of the queries with a relevant item whose best one is among the first k; NaN for no query."""
+    queried = places[places > 0]
+    return float((queried <= k).mean()) if len(queried) else float("nan")
 
 
 def median_rank(places: NDArray[np.int64]) -> float:
-    """Of the queries that have something to find; NaN for none."""
-    asked = places[places > 0]
-    return float(np.median(asked)) if len(asked) else float("nan")
+    """Median place of the best relevant item, over the queries that have one; NaN for no query."""
+    queried = places[places > 0]
+    return float(np.median(queried)) if len(queried) else float("nan")
 
 
 def precision_at(scores: Array, relevant: Flags, k: int, allowed: Flags | None = None) -> Array:
@@ -43,8 +43,8 @@ def precision_at(scores: Array, relevant: Flags, k: int, allowed: Flags | None =
     usable = np.ones_like(relevant) if allowed is None else allowed
     order = np.argsort(np.where(usable, -scores, np.inf), axis=1, kind="stable")[:, :k]  # (N, k)
     places = np.minimum((relevant & usable).sum(1), k)  # (N,)
-    right = np.take_along_axis(relevant & usable, order, 1) & (np.arange(order.shape[1]) < places[:, None])
-    return np.where(places > 0, right.sum(1) / np.maximum(places, 1), np.nan)
+    hits = np.take_along_axis(relevant & usable, order, 1) & (np.arange(order.shape[1]) < places[:, None])
+    return np.where(places > 0, hits.sum(1) / np.maximum(places, 1), np.nan)
 
 
 def macro_mean(values: Array, labels: Labels) -> float:
@@ -57,8 +57,8 @@ def macro_mean(values: Array, labels: Labels) -> float:
 def bootstrap(
     values: Array, labels: Labels, blocks: Labels, *, rounds: int = 1000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
-    """Interval of `macro_mean(values, labels)` when whole blocks are drawn anew: windows of one stream that follow one
-    another are no independent witnesses. A class that a draw misses is left out of it."""
+    """Interval of `macro_mean(values, labels)` when whole blocks are resampled: consecutive windows of one stream are
+    not independent. A class that a draw misses is left out of it."""
     rng = np.random.default_rng(seed)
     known = ~np.isnan(values)
     values, labels, blocks = values[known], labels[known], blocks[known]
@@ -98,8 +98,8 @@ def modality_gap(left: Array, right: Array) -> float:
 
 
 def index_shares(queries: Array, items: Array, owner: Labels, allowed: Flags, k: int = 10) -> dict[str, float]:
-    """In an index that mixes modalities: owner -> its share of the k nearest items of all queries. Even shares, given
-    as many items of each, say that no modality drowns the others."""
+    """In an index that mixes modalities: owner -> its share of the k nearest items of all queries. Equal shares, given
+    as many items of each, mean that no modality crowds out the others."""
     scores = np.where(allowed, queries @ items.T, -np.inf)
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     found = owner[order[np.take_along_axis(allowed, order, 1)]]
@@ -111,8 +111,8 @@ def few_shot(
 ) -> tuple[float, int]:
     """Accuracy of the nearest class mean of `shots` examples of each class, and the number of classes.
 
-    Examples and questions never share a group (a stretch of time of a stream). Classes with too little for both are
-    left out; every class counts the same.
+    vectors (N, DIM), labels (N,), groups (N,): stretches of time of a stream; examples and queries never share one.
+    Classes with too few windows for both are left out; every class counts the same. NaN for fewer than two classes.
     """
     rng = np.random.default_rng(seed)
     classes = [c for c in np.unique(labels) if (labels == c).sum() > shots and len(np.unique(groups[labels == c])) > 1]
@@ -120,26 +120,33 @@ def few_shot(
         return float("nan"), len(classes)
     scores = []
     for _ in range(episodes):
-        means, asked, truth = [], [], []
+        means, queried, truth = [], [], []
         for number, name in enumerate(classes):
             own = np.flatnonzero(labels == name)
             shuffled = rng.permutation(np.unique(groups[own]))
-            teaching: list[int] = []
+            examples: list[int] = []
             used = 0
-            while len(teaching) < shots and used < len(shuffled) - 1:  # the last group is for questions
-                teaching += own[groups[own] == shuffled[used]].tolist()
+            while len(examples) < shots and used < len(shuffled) - 1:  # the last group is for queries
+                examples += own[groups[own] == shuffled[used]].tolist()
                 used += 1
-            means.append(vectors[rng.permutation(teaching)[:shots]].mean(0))
+            means.append(vectors[rng.permutation(examples)[:shots]].mean(0))
             rest = own[np.isin(groups[own], shuffled[used:])]
-            asked.append(rest)
+            queried.append(rest)
             truth.append(np.full(len(rest), number))
         centres = np.stack(means)
         centres = centres / np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), 1e-12)
-        said = (vectors[np.concatenate(asked)] @ centres.T).argmax(1)
-        scores.append(macro_mean((said == np.concatenate(truth)).astype(float), np.concatenate(truth)))
+        predicted = (vectors[np.concatenate(queried)] @ centres.T).argmax(1)
+        scores.append(macro_mean((predicted == np.concatenate(truth)).astype(float), np.concatenate(truth)))
     return float(np.mean(scores)), len(classes)
 
 
 def quantiles(values: Sequence[float], *points: float) -> list[float]:
     """Of a list; NaN for an empty one."""
     return [float(q) for q in np.quantile(values, points)] if values else [float("nan")] * len(points)
+
+
+def roc_auc(normal: Array, odd: Array) -> float:
+    """Probability that an odd score (M,) is above a normal one (N,), ties counted half (area under the ROC curve)."""
+    above = (odd[:, None] > normal[None, :]).mean()
+    equal = (odd[:, None] == normal[None, :]).mean()
+    return float(above + equal / 2)

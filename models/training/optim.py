@@ -1,4 +1,4 @@
-"""What every training run here shares: the optimizer, its schedule, and the average of weights that is kept."""
+"""What every training run here shares: the optimizer, its schedule, and the moving average of the weights."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ def optimizer_of(network: Network) -> torch.optim.AdamW:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, step: int, steps: int, peak: float, warm_up: int = 15) -> None:
-    """Linear warm-up, then a cosine to 0 at `steps`."""
+    """Learning rate of step `step` (from 0): linear warm-up to `peak`, then a cosine to 0 at `steps`."""
     rate = peak * min(1.0, (step + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * min(step, steps) / steps))
     for group in optimizer.param_groups:
         group["lr"] = rate
 
 
 @torch.no_grad()
-def follow(average: nn.Module, network: nn.Module, step: int) -> None:
-    """Exponential average of the weights, quick at first; what is no float (a counter) is copied."""
+def update_ema(average: nn.Module, network: nn.Module, step: int) -> None:
+    """Exponential moving average of the weights after step `step` (from 0), with a short memory at first; integers (a
+    batch norm's counter) are copied."""
     keep = min(0.98, (step + 1) / (step + 11))
     for old, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
         if old.is_floating_point():

@@ -1,4 +1,4 @@
-"""The state of a training run between two epochs, and how it is kept: safetensors and JSON, no pickle."""
+"""The state of a training run between two epochs, saved as safetensors with JSON metadata; no pickle."""
 
 from __future__ import annotations
 
@@ -19,19 +19,22 @@ STATE, FACTS = "state.safetensors", "state.json"
 
 
 class RunState:
-    """Where a run stands: the network being trained, its average, the best average so far, the optimizer."""
+    """The network being trained, the moving average of its weights, the best average so far, the optimizer.
+
+    Attributes are saved under their names: a new name makes interrupted runs of older versions unreadable.
+    """
 
     def __init__(self, network: Network, average: Network, optimizer: torch.optim.Optimizer, fingerprint: str) -> None:
         self.network, self.average, self.optimizer = network, average, optimizer
         self.fingerprint = fingerprint
         self.epoch = 0  # epochs done
-        self.waited = 0  # epochs since the best
+        self.waited = 0  # epochs since the best one
         self.best, self.best_epoch, self.before = -1.0, 0, 0.0
         self.latest: float | None = None
         self._best_weights: dict[str, Tensor] = {}
 
-    def note(self, score: float) -> None:
-        """The average's validation after `epoch` epochs."""
+    def record(self, score: float) -> None:
+        """The validation of the average after `epoch` epochs; higher is better."""
         self.latest = score
         if score > self.best:
             self.best, self.best_epoch, self.waited = score, self.epoch, 0
@@ -40,12 +43,13 @@ class RunState:
             self.waited += 1
 
     def best_network(self) -> Network:
+        """A copy of the average of the best epoch; raises RuntimeError before the first `record`."""
         best = copy.deepcopy(self.average)
         best.load_state_dict(self._best_weights)
         return best
 
     def save(self, folder: Path) -> None:
-        """Written beside and moved into place: an interrupted write leaves the state before it."""
+        """Write to a new file and rename it: an interrupted write leaves the previous state."""
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}

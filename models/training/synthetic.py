@@ -1,6 +1,6 @@
-"""What the shipped weights learn from besides real sounds: captions written here, and pumps drawn here.
+"""Synthetic training data of the shipped weights, beside real sounds: captions from templates, and simulated pumps.
 
-Everything comes from a random.Random that is handed in, so the same seed gives the same lessons.
+All chance comes from a random.Random that is passed in: the same seed gives the same data.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ _SOUND_FRAMES = (
     "noted {sound}",
 )
 
-# The first four are states of the synthetic pump; the others exist in words only.
+# The first four are conditions of the simulated pump; the others exist in captions only.
 CONDITION_NAMES = ("normal", "overheating", "vibration", "leak", "burning", "grinding", "electrical", "blocked")
 SENSOR_CONDITIONS = 4
 _CONDITIONS: Mapping[str, tuple[str, ...]] = {
@@ -230,8 +230,8 @@ _JOINS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Caption:
-    """A sentence and what it speaks of: indices into SOUND_NAMES and CONDITION_NAMES, -1 where it says nothing."""
+class SyntheticCaption:
+    """A sentence and its subjects: indices into SOUND_NAMES and CONDITION_NAMES, -1 where it does not mention one."""
 
     text: str
     sound: int
@@ -247,25 +247,27 @@ def _unit_name(rng: random.Random) -> str:
 
 
 def sound_phrase(sound: int, rng: random.Random) -> str:
+    """A random sentence on a sound (index into SOUND_NAMES)."""
     return rng.choice(_SOUND_FRAMES).format(sound=rng.choice(_SOUNDS[SOUND_NAMES[sound]]))
 
 
 def condition_phrase(condition: int, rng: random.Random) -> str:
+    """A random sentence on the condition of a machine (index into CONDITION_NAMES)."""
     return rng.choice(_CONDITIONS[CONDITION_NAMES[condition]]).format(unit=_unit_name(rng))
 
 
-def caption(sound: int, condition: int, rng: random.Random) -> Caption:
-    """A note on what is heard, on how the machine does, or on both."""
+def caption(sound: int, condition: int, rng: random.Random) -> SyntheticCaption:
+    """A caption on a sound, on the condition of a machine, or on both."""
     which = rng.random()
     if which < 0.35:
-        return Caption(sound_phrase(sound, rng), sound, -1)
+        return SyntheticCaption(sound_phrase(sound, rng), sound, -1)
     if which < 0.65:
-        return Caption(condition_phrase(condition, rng), -1, condition)
+        return SyntheticCaption(condition_phrase(condition, rng), -1, condition)
     text = rng.choice(_JOINS).format(condition=condition_phrase(condition, rng), sound=sound_phrase(sound, rng))
-    return Caption(text, sound, condition)
+    return SyntheticCaption(text, sound, condition)
 
 
-# Words of the training captions in sentences that training never sees: what zero-shot accuracy is measured with.
+# Words of the training captions in sentences that training never has: zero-shot accuracy is measured with them.
 UNSEEN_PROMPTS: Mapping[str, str] = {
     "baby_cry": "we heard a baby cry on the tape",
     "chainsaw": "we heard a chainsaw on the tape",
@@ -278,7 +280,7 @@ UNSEEN_PROMPTS: Mapping[str, str] = {
     "rooster": "we heard a rooster on the tape",
     "sea_waves": "we heard sea waves on the tape",
 }
-# More of them, by other words a class and in other forms: what sound -> text is measured with.
+# More of them, with other words for each class and in other forms: sound -> text is measured with them.
 UNSEEN_FORMS = (
     "was that {sound} just now?",
     "there must be {sound} somewhere",
@@ -304,7 +306,7 @@ UNSEEN_STATES = (
     "fluid leaks out of the machine",
 )
 
-# Quantity: the names a plant may give it, units, and the range of its healthy level (drawn on a log scale).
+# Quantity, channel names that plants use for it, units, and the range of its healthy level (drawn on a log scale).
 _QUANTITIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...], float, float], ...] = (
     (
         "temperature",
@@ -327,7 +329,7 @@ _QUANTITIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...], float, float], .
     ("speed", ("rpm", "speed", "shaft_speed"), ("rpm", "1/min"), 900.0, 3_000.0),
     ("level", ("level", "tank_level", "oil_level"), ("%", ""), 55.0, 95.0),
 )
-# What a state does to a quantity: factor on its level (low, high).
+# Condition -> quantity -> range of the factor on its level.
 _EFFECTS: Mapping[int, Mapping[str, tuple[float, float]]] = {
     0: {},
     1: {"temperature": (1.7, 2.8), "current": (1.1, 1.4)},
@@ -337,19 +339,19 @@ _EFFECTS: Mapping[int, Mapping[str, tuple[float, float]]] = {
 
 
 def sensor_window(condition: int, rng: random.Random) -> WindowInput:
-    """A window of a made-up pump in one of SENSOR_CONDITIONS states, from 0 ms."""
+    """A window of a simulated pump in one of SENSOR_CONDITIONS conditions, from 0 ms."""
     return sensor_windows(condition, rng, 1)[0]
 
 
 def sensor_windows(condition: int, rng: random.Random, count: int) -> list[WindowInput]:
-    """`count` such windows of one pump: between them only the noise differs."""
-    told = set(_EFFECTS[condition])
-    chosen = [q for q in _QUANTITIES if rng.random() < 0.7 or (q[0] in told and rng.random() < 0.8)]
-    if not any(q[0] in told for q in chosen):  # a state that no gauge sees teaches nothing
-        chosen += [q for q in _QUANTITIES if q[0] == (sorted(told) or ["temperature"])[-1] and q not in chosen]
+    """`count` such windows of one pump: only the noise differs between them."""
+    affected = set(_EFFECTS[condition])
+    chosen = [q for q in _QUANTITIES if rng.random() < 0.7 or (q[0] in affected and rng.random() < 0.8)]
+    if not any(q[0] in affected for q in chosen):  # a condition that shows in no channel teaches nothing
+        chosen += [q for q in _QUANTITIES if q[0] == (sorted(affected) or ["temperature"])[-1] and q not in chosen]
     span_ms = rng.choice((5_000, 10_000, 10_000, 10_000, 20_000, 30_000))
     steps = rng.choice((5, 10, 10, 10, 20, 30))
-    gappy = rng.choice((0.0, 0.0, 0.1, 0.3))
+    missing = rng.choice((0.0, 0.0, 0.1, 0.3))
     channels: list[tuple[str, float, float, float]] = []  # name, level, drift over the window, noise
     units: dict[str, str] = {}
     for kind, names, unit_names, low, high in chosen:
@@ -367,7 +369,7 @@ def sensor_windows(condition: int, rng: random.Random, count: int) -> list[Windo
         readings: list[tuple[int, dict[str, float | None]]] = []
         for i in range(steps):
             row: dict[str, float | None] = {
-                name: None if rng.random() < gappy else level + drift * i / steps + rng.gauss(0.0, noise)
+                name: None if rng.random() < missing else level + drift * i / steps + rng.gauss(0.0, noise)
                 for name, level, drift, noise in channels
             }
             readings.append((i * span_ms // steps, row))

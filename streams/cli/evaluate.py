@@ -1,4 +1,4 @@
-"""`sensorium eval`: what a model makes of a recording, the three fusions side by side, and of real sounds."""
+"""`sensorium eval`: measure a model on a recording or on real sounds, and compare the three fusions."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ from streams.cli.common import (
 )
 from streams.settings import Settings
 
-_RATE_ANEW = 2e-3  # weights that know nothing yet may move faster
-SeedsOption = Annotated[int, typer.Option(min=1, metavar="N", help="How often what depends on chance is done.")]
+_RATE_FROM_SCRATCH = 2e-3  # random weights train at a higher rate
+SeedsOption = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Repetitions of what is random, each with its seed.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -56,27 +58,27 @@ def evaluate(
         bool,
         typer.Option(
             "--compare-fusions",
-            help="Train attention, concat and mean alike on the earlier part, and ask about the later one.",
+            help="Train attention, concat and mean alike on the earlier part and measure them on the later part.",
         ),
     ] = False,
     steps: Annotated[int, typer.Option(min=1, metavar="N", help="With --compare-fusions: steps of each.")] = 800,
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="With --compare-fusions: train the encoders too, for so many epochs."),
+        typer.Option(min=1, metavar="N", help="With --compare-fusions: train the encoders too, for N epochs."),
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="With --epochs: begin anew from a preset, not from the model."),
+        typer.Option(metavar="NAME", help="With --epochs: start from scratch with a preset, not from the model."),
     ] = None,
     share: Annotated[
-        float, typer.Option(min=0.1, max=0.9, help="With --compare-fusions: part of the time trained on.")
+        float, typer.Option(min=0.1, max=0.9, help="With --compare-fusions: share of the time trained on.")
     ] = 0.6,
     seeds: SeedsOption = 3,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure what a model makes of windows: retrieval, missing modalities, balance, few shots, time."""
+    """Measure a model on windows: retrieval, missing modalities, balance of modalities, few shots, CPU time."""
     if (recording is None) == (clips is None):
-        raise CommandError("say on what: --recording DIR, or --clips DIR")
+        raise CommandError("choose what to measure on: --recording DIR, or --clips DIR")
     settings = settings_of(model=model)
     if clips is not None:
         measured = _clips(settings, clips, fold or [4])
@@ -90,7 +92,7 @@ def evaluate(
     assert recording is not None
     if compare_fusions:
         if preset is not None and epochs is None:
-            raise CommandError("a preset knows nothing yet: train its encoders as well, with --epochs 10")
+            raise CommandError("a preset is untrained: train its encoders as well, with --epochs 10")
         compared = _compare(settings, recording, steps, epochs, preset, share, seeds)
         print_json(compared) if as_json else _print_comparison(compared)
         return
@@ -106,28 +108,28 @@ def _clips(settings: Settings, folder: Path, folds: list[int]) -> dict[str, Any]
     network, version = read_checkpoint(settings.model or models.SHIPPED)
     clips = read_clips(folder, folds)
     note = (
-        "class by caption: nearest of ten sentences of a form that training never saw; a fold is 80 clips. The weights "
-        "that ship were trained on folds 1-4: only fold 5 is new to them."
+        "class by caption: nearest of ten sentences of a form that training never had; a fold is 80 clips. The weights "
+        "that ship were trained on folds 1-4: only fold 5 is held out."
     )
     measured = check_sounds(network, clips)
     return {"model": version, "clips": len(clips), "folds": folds, "measured": measured, "note": note}
 
 
 def _corpus(settings: Settings, folder: Path) -> Any:
-    from models.evaluation.report import Corpus, Sign, fault_signs
-    from streams.sources.labelled import LabelledWindow, labelled_windows
+    from models.evaluation.corpus import Corpus, Sign, fault_signs
+    from streams.sources.dataset import LabelledWindow, labelled_windows
 
     with errors.status("reading the recording"):
-        windows = run_async(labelled_windows(folder, settings.window, settings.audio))
-    tells_sounds = any(one.sound for one in windows)
+        windows = run_async(labelled_windows(folder, settings))
+    names_sounds = any(one.sound for one in windows)
 
     def signs(one: LabelledWindow) -> list[Sign]:
-        if tells_sounds and not one.sound:
-            return []  # no clip: nobody knows the sound
-        first = Sign(one.sound, frozenset(("audio", "caption"))) if tells_sounds else Sign(one.stream)
+        if names_sounds and not one.sound:
+            return []  # no clip: its sound is unknown
+        first = Sign(one.sound, frozenset(("audio", "caption"))) if names_sounds else Sign(one.stream)
         return [first, *(sign for kind, shows in one.faults for sign in fault_signs(kind, shows))]
 
-    return Corpus([one.content for one in windows], [one.stream for one in windows], [signs(one) for one in windows])
+    return Corpus([one.window for one in windows], [one.stream for one in windows], [signs(one) for one in windows])
 
 
 def _recording(settings: Settings, folder: Path, seeds: int) -> dict[str, Any]:
@@ -135,7 +137,7 @@ def _recording(settings: Settings, folder: Path, seeds: int) -> dict[str, Any]:
     from models.checkpoint import read_checkpoint
     from models.embedder import Embedder
     from models.evaluation.report import evaluate as evaluation
-    from models.evaluation.report import stage_times
+    from models.evaluation.timing import stage_times
 
     network, version = read_checkpoint(settings.model or models.SHIPPED)
     corpus = _corpus(settings, folder)
@@ -160,7 +162,7 @@ def _compare(
     whole = None
     if epochs is not None:
         whole = FitOptions(epochs=epochs, patience=epochs, device="cpu")
-        whole = whole if init is not None else replace(whole, rate=_RATE_ANEW)
+        whole = whole if init is not None else replace(whole, rate=_RATE_FROM_SCRATCH)
     trial = Trial(config, init, FusionOptions(steps=steps), whole, seeds, share)
     return compare_fusions(_corpus(settings, folder), trial, lambda text: errors.print(text, markup=False))
 
@@ -199,7 +201,7 @@ def _print_evaluation(measured: Mapping[str, Any]) -> None:
     _space()
     print_table(
         ["share of a mixed index", *names],
-        [[asked, *(f"{share[name]:.3f}" for name in names)] for asked, share in shares.items()],
+        [[query, *(f"{share[name]:.3f}" for name in names)] for query, share in shares.items()],
     )
     shots = measured["few shots"]
     accuracy = ", ".join(f"{value:.3f}" for value in shots["accuracy"])
@@ -215,16 +217,16 @@ def _alone(single: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _print_comparison(compared: Mapping[str, Any]) -> None:
-    trained, asked = compared["trained on"], compared["asked about"]
-    say(f"trained on {trained} windows, asked about {asked}, {compared['seeds']} seeds")
+    trained, measured = compared["trained on"], compared["measured on"]
+    say(f"trained on {trained} windows, measured on {measured}, {compared['seeds']} seeds")
     for index in ("same mask", "whole windows"):
         rows = []
         for mask, one in compared[index].items():
             for name, row in one["methods"].items():
                 lead = one["lead of attention over"].get(name)
-                said = "" if lead is None else f"{lead['precision']:+.3f} {_between(lead['low'], lead['high'])}"
+                shown = "" if lead is None else f"{lead['precision']:+.3f} {_between(lead['low'], lead['high'])}"
                 each = " ".join(f"{value:.3f}" for value in row["of each seed"])
-                rows.append([mask, name, _precision(row), each, said])
+                rows.append([mask, name, _precision(row), each, shown])
         _space()
         print_table([f"index: {index}", "method", "precision, 95 %", "of each seed", "lead of attention"], rows)
         won = [mask for mask, one in compared[index].items() if one["wins"]]

@@ -43,7 +43,7 @@ async def show(status: StatusTable, console: Console, stop: asyncio.Event, start
 
 
 async def _print_lines(status: StatusTable, console: Console, stop: asyncio.Event, started: float) -> None:
-    printed: set[tuple[str, int]] = set()
+    printed: set[tuple[str, int, str]] = set()
     summary_at = 0.0
     while not stop.is_set():
         if status.windows and time.monotonic() - summary_at > _SUMMARY_S:
@@ -51,8 +51,10 @@ async def _print_lines(status: StatusTable, console: Console, stop: asyncio.Even
             summary_at = time.monotonic()
             console.print(f"{elapsed(started)} {first}{_summary(status)}", soft_wrap=True, markup=False)
         for step in list(status.steps):
-            if (step["id"], step["sequence"]) not in printed:
-                printed.add((step["id"], step["sequence"]))
+            # a late step has the number of the step it follows
+            name = step["id"], step["sequence"], step["window"] if step.get("late") else ""
+            if name not in printed:
+                printed.add(name)
                 line = f"{elapsed(started)} incident {step['kind']}: {step['text']}"
                 console.print(line, soft_wrap=True, markup=False)
         await _pause(stop)

@@ -1,4 +1,4 @@
-"""Commands for model versions: list, show, add, promote, rollback, remove."""
+"""`sensorium model`: list, show, add, promote, roll back and remove model versions."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", help="As `sen
 
 
 def register(app: typer.Typer) -> None:
-    model = typer.Typer(help="Model versions: which serves, and how to change it.", no_args_is_help=True)
+    model = typer.Typer(help="Model versions: which one serves, and how to change it.", no_args_is_help=True)
     model.command("list", short_help="List versions and which serves.", epilog=examples("sensorium model list"))(list_)
     model.command(short_help="Show a version's card.", epilog=examples("sensorium model show"))(show)
-    model.command(short_help="Keep a copy of a model folder.", epilog=examples("sensorium model add models/mine"))(add)
+    model.command(short_help="Add a copy of a model folder.", epilog=examples("sensorium model add models/mine"))(add)
     model.command(
-        short_help="Let another model serve.",
+        short_help="Switch serving to another model.",
         epilog=examples(
-            "sensorium model promote models/mine --no-switch   # fill its collection and compare",
-            "sensorium model promote models/mine               # and let it serve",
+            "sensorium model promote models/mine --no-switch   # backfill its collection and compare",
+            "sensorium model promote models/mine               # and switch serving to it",
         ),
     )(promote)
-    model.command(short_help="Let the previous one serve again.", epilog=examples("sensorium model rollback"))(rollback)
+    model.command(short_help="Switch back to the previous one.", epilog=examples("sensorium model rollback"))(rollback)
     model.command(short_help="Delete a version.", epilog=examples("sensorium model remove small-0a1b2c3d4e"))(remove)
     app.add_typer(model, name="model")
 
 
 def list_(state: StateOption = None, store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """List versions: which serves, which served before, where each is, how many windows it has."""
+    """List versions: the one that serves, the previous one, their model folders and collections, their windows."""
     settings = settings_of(state, None, store)
 
     async def ask() -> list[dict[str, Any]]:
@@ -56,7 +56,7 @@ def list_(state: StateOption = None, store: StoreOption = None, as_json: JsonOpt
         from streams.serving.versions import describe
 
         rows = await describe(settings)
-        for row in rows:  # an embedded store that a worker has open
+        for row in rows:  # the embedded store can be open in one process only: the worker is queried instead
             if row["role"] == "serving" and row["windows"] is None and worker_url(settings.state) is not None:
                 async with open_queries(settings) as queries:
                     row["windows"] = sum(
@@ -113,10 +113,10 @@ async def _folder(settings: Settings, version: str | None) -> tuple[Path, str]:
         async with open_collections(settings) as collections:
             version = (await collections.read()).serving
         if version is None:
-            raise CommandError("nothing serves yet: the first worker that starts decides; see: sensorium up")
+            raise CommandError("nothing serves yet: the first worker that starts sets the version; see: sensorium up")
     folder = Registry(settings.state).path(version)
     if folder is None:
-        raise CommandError(f"no folder of version {version} here; see: sensorium model list")
+        raise CommandError(f"no model folder of version {version} on this machine; see: sensorium model list")
     return folder, version
 
 
@@ -125,7 +125,7 @@ def add(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a model folder and keep a copy; every machine that runs a worker needs one."""
+    """Check a model folder and add a copy of it; every machine that runs a worker needs one."""
     settings = settings_of(state)
     from streams.serving.versions import Registry
 
@@ -140,16 +140,16 @@ def add(
 def promote(
     what: Annotated[str, typer.Argument(metavar="DIR|VERSION", help="A model folder, or a version that was added.")],
     no_switch: Annotated[
-        bool, typer.Option("--no-switch", help="Backfill and compare only; a later promote goes on from there.")
+        bool, typer.Option("--no-switch", help="Backfill and compare only; a later promote continues from there.")
     ] = False,
     state: StateOption = None,
     kafka: KafkaOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Let another model serve: fill its collection from the inputs, keep it up with live, compare, switch.
+    """Switch serving to another model: backfill its collection from the inputs, catch up with live, compare, switch.
 
-    The version that serves goes on serving until the last step, and stays as it is for a rollback.
+    The current version serves until the last step, and is kept unchanged for a rollback.
     """
     settings = settings_of(state, kafka, store)
 
@@ -160,10 +160,10 @@ def promote(
         with Progress(*columns, console=errors, transient=not errors.is_terminal) as progress:
             bar = progress.add_task("load", total=None)
 
-            def tell(step: str, done: int, of: int) -> None:
+            def on_progress(step: str, done: int, of: int) -> None:
                 progress.update(bar, description=step, completed=done, total=of)
 
-            return await promotion(settings, what, switch=not no_switch, tell=tell)
+            return await promotion(settings, what, switch=not no_switch, tell=on_progress)
 
     done = run_async(work())
     if as_json:
@@ -173,16 +173,16 @@ def promote(
     console.print(f"{done.records} records read, {done.windows} windows, {done.seconds:.1f} s")
     if not done.switched:
         console.print(
-            f"{done.was} serves as before; let {done.version} serve with: sensorium model promote {done.version}",
+            f"{done.was} still serves; switch to {done.version} with: sensorium model promote {done.version}",
             soft_wrap=True,
         )
         return
-    console.print(f"{done.version} serves; back to {done.was} with: sensorium model rollback", soft_wrap=True)
+    console.print(f"{done.version} serves; switch back to {done.was} with: sensorium model rollback", soft_wrap=True)
     _print_workers(done.workers)
 
 
 def rollback(state: StateOption = None, store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Let the previous version serve again, at once; it catches up with what came since from Kafka."""
+    """Switch serving back to the previous version, at once; it catches up with newer records from Kafka."""
     settings = settings_of(state, None, store)
 
     async def work() -> tuple[str, str, str]:
@@ -196,12 +196,12 @@ def rollback(state: StateOption = None, store: StoreOption = None, as_json: Json
     if as_json:
         print_json({"version": now, "was": was, "workers": workers})
         return
-    console.print(f"{now} serves again; {was} is kept: sensorium model promote {was}", soft_wrap=True)
+    console.print(f"{now} serves again; {was} is kept, to switch to it: sensorium model promote {was}", soft_wrap=True)
     _print_workers(workers)
 
 
 def remove(version: VersionArgument, state: StateOption = None, store: StoreOption = None) -> None:
-    """Delete a version's model folder and windows for good; not those of the one that serves."""
+    """Delete a version's model folder and windows for good; the version that serves cannot be removed."""
     settings = settings_of(state, None, store)
     from streams.serving.versions import remove as removal
 
@@ -210,12 +210,12 @@ def remove(version: VersionArgument, state: StateOption = None, store: StoreOpti
 
 
 def _print_workers(workers: str) -> None:
-    said = {
-        "followed": "the running worker has changed over",
+    states = {
+        "followed": "the running worker has switched to it",
         "none": "no worker runs on this state folder: the next one that starts serves it",
-        "pending": "the running worker has not changed over yet; it tries again every second, see: sensorium doctor",
+        "pending": "the running worker has not switched yet; it retries every second, see: sensorium doctor",
     }
-    console.print(said[workers])
+    console.print(states[workers])
 
 
 def _print_report(report: Any) -> None:
@@ -223,13 +223,13 @@ def _print_report(report: Any) -> None:
     rows = [
         ["windows", str(old.windows), str(new.windows)],
         ["streams", str(old.streams), str(new.streams)],
-        ["a caption's words find where it was said", _share(old.text_precision), _share(new.text_precision)],
+        ["text search finds the caption's own window", _share(old.text_precision), _share(new.text_precision)],
         ["incidents", str(old.incidents), str(new.incidents)],
         ["windows in alarm", _share(old.in_alarm), _share(new.in_alarm)],
         ["mean drift score", _number(old.mean_score), _number(new.mean_score)],
     ]
     print_table(["", f"serving {old.version}", f"candidate {new.version}"], rows)
-    console.print(f"same 10 nearest neighbours  {_share(report.neighbours)}  ({report.asked_windows} windows asked)")
+    console.print(f"same 10 nearest neighbours  {_share(report.neighbours)}  ({report.asked_windows} windows queried)")
     console.print(f"same status                 {_share(report.same_status)}  ({report.compared_windows} windows)")
     console.print(f"incidents in common         {report.shared_incidents} of {old.incidents}")
     for note in report.notes:

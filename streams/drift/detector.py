@@ -1,57 +1,27 @@
-"""The detector of one stream: window in, verdict out. Pure: the state after a window follows from it and the window.
-
-Four kinds of score, each in units of its own alarm line (1.0 alarms):
-
-- `knn/<modality>`: distance of a modality's vector to the reference and recent banks: something never seen before;
-- `joint`: the same for the fused vector, with banks and spreads of its own for every modality mask, because a missing
-  modality alone moves the fused vector;
-- `channel`: the channel that is farthest from its own slow baseline;
-- `cusum`: the sum of what the fused vector is farther from the *reference* than it used to be: slow drift, which a
-  bank that adapts would learn away.
-"""
+"""The detector of one stream: window in, verdict out. Pure: the state after a window follows from it and the window."""
 
 from __future__ import annotations
 
 import math
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from streams.drift import scores
 from streams.drift.config import DriftConfig
 from streams.drift.incidents import Evidence, close_for, late_steps, next_step
-from streams.drift.reference_bank import ReferenceBanks, Row, bank_keys, row_of
+from streams.drift.reference_bank import ReferenceBanks
+from streams.drift.scoring import LEARN_REFERENCE, Scored, score, scored_modalities, severity_of, shares_of
 from streams.drift.state import Baseline, DriftState, Past, Spread
 from streams.drift.types import Observation, Vector, Verdict
-from streams.events.types import MODALITIES, MODALITY_BIT, ChannelChange
+from streams.events.types import MODALITIES, MODALITY_BIT
 
 _NAMESPACE = uuid.UUID("5e450b1a-0f1c-5d2e-9c55-d21f70000001")
 _BITS = tuple((modality.value, MODALITY_BIT[modality]) for modality in MODALITIES)
-_RATIO_MAX = 10.0
 _CHANNELS_NAMED = 5  # in a step
-_LEARN_REFERENCE = 60  # calm windows after which the distance to the reference is known, and frozen
 _PRESENCE_MEMORY = 60  # windows over which the share of those with a modality is taken
 _MISSING = "reference windows are missing from the store: learning anew"
 _ADOPTED = "the last incident became the new normal: learning anew"
-
-
-@dataclass(slots=True)
-class _Scored:
-    """Everything found out about one window, before the state moves."""
-
-    keys: list[tuple[str, str]]  # (vector name, bank key) of its vectors
-    rows: dict[str, Row] = field(default_factory=dict)  # the window's vectors, by name
-    ratios: dict[str, float] = field(default_factory=dict)
-    distances: dict[str, float] = field(default_factory=dict)  # to both banks, by bank key
-    reference_distances: dict[str, float] = field(default_factory=dict)
-    changes: list[tuple[float, ChannelChange]] = field(default_factory=list)
-    scales: dict[str, tuple[float, float]] = field(default_factory=dict)  # by channel: that of its past, and noise
-    cusum: float = 0.0
-    nearest_normal: int | None = None  # window start
-
-    @property
-    def worst(self) -> float:
-        return max(self.ratios.values(), default=0.0)
 
 
 class Detector:
@@ -77,7 +47,8 @@ class Detector:
         self.config = config
         self._window_id = window_id
         self._version = config.version
-        self._replaced: DriftState | None = None  # with an incident that the next window closes
+        self._replaced: DriftState | None = None  # a state that cannot be continued, until the next window
+        self._replaced_bank: frozenset[int] = frozenset()
         if state is None:
             self.state = DriftState(fingerprint=config.fingerprint)
             self._banks = ReferenceBanks(config)
@@ -94,7 +65,7 @@ class Detector:
             if banks is not None:
                 return state, banks
             reason = _MISSING
-        self._replaced = state if state.incident is not None else None
+        self._replaced, self._replaced_bank = state, state.bank_starts() & vectors.keys()
         return DriftState(fingerprint=self.config.fingerprint, reason=reason), ReferenceBanks(self.config)
 
     @staticmethod
@@ -104,8 +75,12 @@ class Detector:
 
     @property
     def bank(self) -> frozenset[int]:
-        """Starts of all windows whose vectors the detector holds; made anew at every call."""
-        return self.state.bank_starts()
+        """Starts of all windows whose vectors the detector holds, made anew at every call.
+
+        Until the first window after a start anew, those that the replaced state held: the difference to those after
+        that window are the windows that retention need not spare any longer.
+        """
+        return self.state.bank_starts() if self._replaced is None else self._replaced_bank
 
     @property
     def nbytes(self) -> int:
@@ -126,7 +101,7 @@ class Detector:
         # a state that was given away is never touched again
         state = self.state = self.state.copy()
         config = self.config
-        scored = self._score(window)
+        scored = score(config, state, self._banks, window)
         warming = state.windows < config.warm_windows
         state.windows += 1
         incident, step, ended = state.incident, None, False
@@ -149,9 +124,8 @@ class Detector:
         open_id = step.id if ended and step is not None else None if state.incident is None else state.incident.id
         verdict = self._verdict(window, scored, warming, open_id)
         if self._replaced is not None:
-            _, step = close_for(
-                self._replaced, state.reason or _MISSING, window.end_ms, stream=self.stream, window=window.window
-            )
+            reason = state.reason or _MISSING
+            _, step = close_for(self._replaced, reason, window.end_ms, stream=self.stream, window=window.window)
             self._replaced = None
         return verdict if step is None else replace(verdict, steps=(step,))
 
@@ -163,7 +137,7 @@ class Detector:
         as well: `previous_score`, if known.
         """
         state = self.state
-        scored = self._score(window, without=window.start_ms)
+        scored = score(self.config, state, self._banks, window, without=window.start_ms)
         warming = state.windows < self.config.warm_windows
         incident = state.incident
         if warming or scored.worst < 1.0:
@@ -175,7 +149,7 @@ class Detector:
         open_id = incident.id if incident is not None else steps[0].id if steps else None
         return replace(self._verdict(window, scored, warming, open_id), steps=steps)
 
-    def _verdict(self, window: Observation, scored: _Scored, warming: bool, incident: str | None) -> Verdict:
+    def _verdict(self, window: Observation, scored: Scored, warming: bool, incident: str | None) -> Verdict:
         unwatched = self._unwatched(window)
         if warming:
             return Verdict("warming", None, 0, incident, (), {}, {}, self.state.reason, unwatched)
@@ -187,7 +161,7 @@ class Detector:
             incident=incident,
             steps=(),
             parts={name: round(ratio, 6) for name, ratio in sorted(scored.ratios.items())},
-            modalities=_shares(window, scored),
+            modalities=shares_of(window, scored),
             unwatched_channels=unwatched,
         )
 
@@ -199,75 +173,9 @@ class Detector:
     def _room(self) -> int:
         return self.config.channels_max - len(self.state.channels)
 
-    # -- scores --------------------------------------------------------------------------------------------------
-
-    def _score(self, window: Observation, *, without: int | None = None) -> _Scored:
-        scored = _Scored(bank_keys(window), cusum=self.state.cusum)
-        self._score_vectors(window, scored, without)
-        self._score_channels(window, scored)
-        return scored
-
-    def _score_vectors(self, window: Observation, scored: _Scored, without: int | None) -> None:
-        config, state = self.config, self.state
-        for name, key in scored.keys:
-            row = scored.rows[name] = row_of(window.vectors[name])
-            found = self._banks.compare(state, key, row, without=without)
-            if found is None:
-                continue
-            scored.reference_distances[key] = scores.nearest(found.reference, config.neighbours)[0]
-            distance, nearest = scores.nearest(found.both, config.neighbours)
-            scored.distances[key] = distance
-            if name == "joint" or scored.nearest_normal is None:
-                scored.nearest_normal = found.starts[nearest]
-            spread = state.spreads.get(key)
-            if spread is None:
-                continue
-            scale = scores.scale_of(spread, config.knn_floor)
-            line = scale * max(2.0, config.knn_sigmas + config.extra_sigmas)
-            ratio = min(_RATIO_MAX, max(0.0, (distance - spread.mean) / line))
-            scored.ratios["joint" if name == "joint" else f"knn/{name}"] = ratio
-            if name == "joint":
-                self._score_cusum(key, scored)
-
-    def _score_cusum(self, key: str, scored: _Scored) -> None:
-        spread = self.state.reference_spreads.get(key)
-        if spread is None or spread.n < _LEARN_REFERENCE:
-            return
-        config = self.config
-        scale = scores.scale_of(spread, config.knn_floor)
-        z = min(4.0, (scored.reference_distances[key] - spread.mean) / scale)
-        limit = config.cusum_limit + 3.0 * config.extra_sigmas
-        # bounded: when a drift is mended, its incident is over in reasonable time
-        scored.cusum = min(2.0 * limit, max(0.0, self.state.cusum + z - config.cusum_slack))
-        scored.ratios["cusum"] = scored.cusum / limit
-
-    def _score_channels(self, window: Observation, scored: _Scored) -> None:
-        config, worst = self.config, 0.0
-        line = max(3.0, config.channel_sigmas + config.extra_sigmas)
-        judged = False
-        for name, stats in window.channels.items():
-            baseline = self.state.channels.get(name)
-            if baseline is None or not math.isfinite(stats.mean):
-                continue
-            value, noise = scores.tame(stats.mean), scores.tame(stats.std) / math.sqrt(stats.n)
-            own = scores.channel_scale(baseline, config.channel_floor)
-            z = scores.channel_z(baseline, value, max(own, noise))
-            scored.scales[name] = own, noise
-            if baseline.n < config.warm_modality:
-                continue
-            judged = True
-            if abs(z) > line * config.close_below:
-                expected, actual = scores.shown(baseline.mean), scores.shown(stats.mean)
-                shown = round(max(-999.0, min(999.0, z)), 2)
-                scored.changes.append((abs(shown), ChannelChange(name, expected, actual, shown, stats.unit)))
-            worst = max(worst, abs(z) / line)
-        if judged:
-            scored.ratios["channel"] = min(_RATIO_MAX, worst)
-        scored.changes.sort(key=lambda change: (-change[0], change[1].channel))
-
     # -- incidents -----------------------------------------------------------------------------------------------
 
-    def _count_runs(self, window: Observation, scored: _Scored) -> None:
+    def _count_runs(self, window: Observation, scored: Scored) -> None:
         """Consecutive windows above the line, counted over the windows in which a score could be taken at all."""
         runs, onsets = self.state.runs, self.state.run_onsets
         for name, ratio in scored.ratios.items():
@@ -278,7 +186,7 @@ class Detector:
                 runs[name] = runs.get(name, 0) + 1
                 onsets.setdefault(name, window.start_ms)
 
-    def _onset(self, window: Observation, scored: _Scored) -> int | None:
+    def _onset(self, window: Observation, scored: Scored) -> int | None:
         """Where an incident would open with this window, the start of the run that opens it; None for no incident.
 
         A run opens one by its length, or by how far above the line it is now. Of several, the first to begin.
@@ -291,7 +199,7 @@ class Detector:
         ]
         return min(opening, default=None)
 
-    def _evidence(self, window: Observation, scored: _Scored, onset_ms: int | None, *, late: bool = False) -> Evidence:
+    def _evidence(self, window: Observation, scored: Scored, onset_ms: int | None, *, late: bool = False) -> Evidence:
         name = f"{self.stream}\x1f{window.window}\x1f{self._version}" + ("\x1flate" if late else "")
         return Evidence(
             stream=self.stream,
@@ -299,11 +207,11 @@ class Detector:
             start_ms=window.start_ms,
             end_ms=window.end_ms,
             worst=scored.worst,
-            scored=_scored_modalities(scored),
+            scored=scored_modalities(scored),
             score_name=max(scored.ratios, key=lambda key: (scored.ratios[key], key), default=""),
             onset_ms=onset_ms,
             severity=severity_of(scored.worst),
-            shares=_shares(window, scored),
+            shares=shares_of(window, scored),
             changes=[change for _, change in scored.changes[:_CHANNELS_NAMED]],
             incident_id=str(uuid.uuid5(_NAMESPACE, name)),
             nearest_normal=None if scored.nearest_normal is None else self._window_id(scored.nearest_normal),
@@ -319,7 +227,7 @@ class Detector:
 
     # -- learning ------------------------------------------------------------------------------------------------
 
-    def _learn(self, window: Observation, scored: _Scored, warming: bool) -> None:
+    def _learn(self, window: Observation, scored: Scored, warming: bool) -> None:
         config, state = self.config, self.state
         calm = scored.worst < config.close_below and state.incident is None
         for _, key in scored.keys:
@@ -328,7 +236,7 @@ class Detector:
                 clip = 4.0 * scores.scale_of(spread, config.knn_floor)
                 state.spreads[key] = scores.learn(spread, scored.distances[key], clip)
                 frozen = state.reference_spreads.get(key, Spread())
-                if frozen.n < _LEARN_REFERENCE:
+                if frozen.n < LEARN_REFERENCE:
                     clip = 4.0 * scores.scale_of(frozen, config.knn_floor)
                     state.reference_spreads[key] = scores.learn(frozen, scored.reference_distances[key], clip)
         self._learn_channels(window, scored, slow=not (calm or warming))
@@ -337,7 +245,7 @@ class Detector:
         if warming or calm:
             self._banks.learn(state, window.start_ms, scored.keys, scored.rows)
 
-    def _learn_channels(self, window: Observation, scored: _Scored, *, slow: bool) -> None:
+    def _learn_channels(self, window: Observation, scored: Scored, *, slow: bool) -> None:
         config, state = self.config, self.state
         rate = 1.0 - math.exp(-(window.end_ms - window.start_ms) / config.channel_tau_ms)
         # where there is room for a part of the new channels, their names decide, not the order they come in
@@ -368,28 +276,3 @@ class Detector:
         for name, bit in _BITS:
             had = presence.get(name, 0.0)
             presence[name] = had + rate * (bool(window.mask & bit) - had)
-
-
-def severity_of(ratio: float) -> int:
-    """0-100 from a score in units of its alarm line: 1.0 is 40, 2.0 is 64, 4.0 is 87."""
-    return round(100.0 * (1.0 - math.exp(-ratio / 1.96)))
-
-
-def _scored_modalities(scored: _Scored) -> frozenset[str]:
-    named = {name.removeprefix("knn/") for name in scored.ratios if name.startswith("knn/")}
-    return frozenset(named | ({"sensor"} if "channel" in scored.ratios else set()))
-
-
-def _shares(window: Observation, scored: _Scored) -> dict[str, float]:
-    """How much each present modality speaks for an alarm; sums to 1. Readings speak by vector or by channel."""
-    weights = {}
-    for name, bit in _BITS:
-        if window.mask & bit:
-            ratio = scored.ratios.get(f"knn/{name}", 0.0)
-            if name == "sensor":
-                ratio = max(ratio, scored.ratios.get("channel", 0.0))
-            weights[name] = ratio**2
-    total = math.fsum(weights.values())
-    if not total:
-        return {name: round(1.0 / len(weights), 4) for name in weights}
-    return {name: round(weight / total, 4) for name, weight in weights.items()}

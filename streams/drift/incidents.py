@@ -102,7 +102,8 @@ def late_steps(state: DriftState, config: DriftConfig, evidence: Evidence) -> tu
         return ()
     opened = _new(evidence, evidence.start_ms)
     closed = replace(opened, sequence=1)
-    return _step("opened", opened, evidence, late=True), _step("closed", closed, evidence, late=True)
+    reason = "the windows after it have been scored already"
+    return _step("opened", opened, evidence, late=True), _step("closed", closed, evidence, reason=reason, late=True)
 
 
 def close_for(

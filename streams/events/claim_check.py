@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -56,7 +57,9 @@ def read_claim(claim: Claim, roots: Sequence[Path], max_bytes: int) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise Rejection(Reason.CLAIM_MISSING, f"{shown(claim.uri, 200)}: {reason}") from None
+        looped = getattr(error, "errno", None) == errno.ELOOP  # from Python 3.13 on, `resolve` lets loops of links pass
+        code = Reason.CLAIM_FORBIDDEN if looped else Reason.CLAIM_MISSING
+        raise Rejection(code, f"{shown(claim.uri, 200)}: {reason}") from None
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or not _opened_inside(descriptor, roots):
         os.close(descriptor)

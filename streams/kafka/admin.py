@@ -112,7 +112,7 @@ async def _configs(admin: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str
 
 
 async def topic_ids(settings: Settings, bootstrap: str, names: Sequence[str] = INPUTS) -> dict[str, str]:
-    """What tells records of a topic from those of one that was deleted and made anew under its name, by full name.
+    """What identifies the records of a topic, also after one of its name was deleted and made anew, by full name.
 
     The topic id (KIP-516, Kafka 2.8), or the cluster's id where a broker gives none. `names` are short names; a topic
     that is missing has no entry.

@@ -97,29 +97,30 @@ def new_consumer(settings: Settings, bootstrap: str, **options: Any) -> AIOKafka
 async def open_admin(settings: Settings, bootstrap: str) -> AIOKafkaAdminClient:
     """A connected admin client. Raises `KafkaUnreachable`."""
     admin = AIOKafkaAdminClient(**client_options(settings, bootstrap), request_timeout_ms=_REQUEST_TIMEOUT_MS)
-    with _LastWords() as heard:
+    with _ConnectionErrors() as logged:
         try:
             await admin.start()
         except (KafkaError, OSError, ValueError) as error:
             await admin.close()
             named = f" --kafka {bootstrap}" if settings.kafka else ""
+            why = logged.first_line or error
             raise KafkaUnreachable(
-                f"Kafka at {bootstrap} does not answer ({heard.said or error}); check it with: sensorium doctor{named}"
+                f"Kafka at {bootstrap} does not answer ({why}); check it with: sensorium doctor{named}"
             ) from None
     return admin
 
 
-class _LastWords(logging.Handler):
+class _ConnectionErrors(logging.Handler):
     """aiokafka logs why it could not connect, and raises that it could not."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
-        self.said = ""
+        self.first_line = ""
         self._propagated = True
 
     def __enter__(self) -> Self:
         logger = logging.getLogger("aiokafka")
-        self._propagated, logger.propagate = logger.propagate, False  # it is told with the error
+        self._propagated, logger.propagate = logger.propagate, False  # it is part of the error
         logger.addHandler(self)
         return self
 
@@ -129,7 +130,7 @@ class _LastWords(logging.Handler):
         logger.propagate = self._propagated
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.said = record.getMessage().splitlines()[0].removeprefix("Unable connect to ")
+        self.first_line = record.getMessage().splitlines()[0].removeprefix("Unable connect to ")
 
 
 async def cluster_id(settings: Settings, bootstrap: str) -> str:

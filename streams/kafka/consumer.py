@@ -38,6 +38,7 @@ from streams.metrics import Metrics
 
 _METADATA_MAX_AGE_MS = 15_000  # partitions that are added are noticed within this time
 _RETRY_S = 1.0
+_ANSWER_S = 5.0
 _LEAVING_COMMIT_S = 3.0
 _logger = logging.getLogger(__name__)
 
@@ -131,12 +132,10 @@ class BatchConsumer(driver.Consumer):
     async def _out_of_range(self, positions: Mapping[TopicPartition, int]) -> None:
         """The log no longer holds the positions: go on where it begins, and count what was missed."""
         mine = {TP(*tp): position for tp, position in positions.items() if TP(*tp) in self._expected}
-        try:
-            begins, ends = await self._log_bounds(mine)
-        except KafkaError as error:
-            await self._reading_failed(error)
-            return
+        begins, ends = await self._log_bounds(mine)
         for tp, position in mine.items():
+            if tp not in begins:
+                continue
             if position > ends[tp]:
                 _logger.warning(
                     "%s/%d ends at offset %d, before our position %d: it was made anew; reading it from its begin",
@@ -175,13 +174,31 @@ class BatchConsumer(driver.Consumer):
             )
 
     async def _log_bounds(self, tps: Iterable[TP]) -> tuple[dict[TP, int], dict[TP, int]]:
-        """Where each log begins, and where what can be read of it ends."""
+        """Where each log begins, and where what can be read of it ends; of the partitions that exist.
+
+        Waits for a broker that is away. A refusal ends the worker; nothing is known then.
+        """
         asked = [TopicPartition(*tp) for tp in tps]
-        if not asked:
+        while not self.should_stop:
+            try:
+                begins, ends = await self._thread.call_thread(self._bounds_in_thread, asked)
+            except (KafkaError, TimeoutError) as error:
+                if isinstance(error, KafkaError) and not passes(error):
+                    self.app.fail(refused(error, "reading the input topics"))
+                    break
+                await asyncio.sleep(_RETRY_S)
+            else:
+                return {TP(*tp): at for tp, at in begins.items()}, {TP(*tp): at for tp, at in ends.items()}
+        return {}, {}
+
+    async def _bounds_in_thread(self, asked: Iterable[TopicPartition]) -> tuple[Mapping[Any, int], Mapping[Any, int]]:
+        consumer = self._thread._ensure_consumer()
+        there = [tp for tp in asked if tp.partition in (consumer.partitions_for_topic(tp.topic) or ())]
+        if not there:
             return {}, {}
-        begins = await self._thread.earliest_offsets(*asked)
-        ends = await self._thread.highwaters(*asked)
-        return {TP(*tp): offset for tp, offset in begins.items()}, {TP(*tp): offset for tp, offset in ends.items()}
+        # aiokafka asks again and again for partitions of a topic that was just deleted
+        async with asyncio.timeout(_ANSWER_S):
+            return await consumer.beginning_offsets(there), await consumer.end_offsets(there)
 
     async def _put_back(self, tp: TP) -> None:
         """Records were fetched that are not handed on: back to where this epoch stands, or they would be skipped."""
@@ -204,7 +221,7 @@ class BatchConsumer(driver.Consumer):
         await super().perform_seek()
         committed = {tp: self._read_offset.get(tp) for tp in self.assignment()}
         begins, ends = await self._log_bounds(committed)
-        starts = {tp: start_at(offset, begins[tp], ends[tp]) for tp, offset in committed.items()}
+        starts = {tp: start_at(offset, begins[tp], ends[tp]) for tp, offset in committed.items() if tp in begins}
         for tp, start in starts.items():
             if start.lost and start.committed is not None:
                 self._report_lost(tp, start.committed, start.offset)
@@ -270,7 +287,7 @@ class BatchConsumer(driver.Consumer):
             await consumer.commit(mine)
 
     def verify_event_path(self, now: float, tp: TP) -> None:
-        """Faust's watchdog looks at acks, which we do not make; `health` tells stuck from quiet instead."""
+        """Faust's watchdog looks at acks, which we do not make; `health` does it instead."""
 
     # -- progress ------------------------------------------------------------------------------------------------
 

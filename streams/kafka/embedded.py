@@ -28,7 +28,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from streams.errors import DependencyError
-from streams.kafka import jvm_watchdog as broker_watch
+from streams.kafka import jvm_watchdog
 from streams.kafka.jars import JarError, class_path, data_file, fetch, read_pins, wrong_jars
 from streams.kafka.jars import cache_folder as _cache_folder
 from streams.settings import Settings
@@ -62,7 +62,7 @@ class Broker:
         self._max_record_bytes = max_record_bytes
         self._port: int | None = None
         self._pid: int | None = None
-        self._watch: subprocess.Popen[bytes] | None = None
+        self._watchdog: subprocess.Popen[bytes] | None = None
         self._lock: IO[str] | None = None
 
     @property
@@ -79,7 +79,7 @@ class Broker:
 
     @property
     def alive(self) -> bool:
-        return self._watch is not None and self._watch.poll() is None
+        return self._watchdog is not None and self._watchdog.poll() is None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -120,26 +120,26 @@ class Broker:
 
     async def stop(self) -> None:
         """Clean stop; kills the node if that takes longer than `STOP_TIMEOUT_S`. Does nothing when it is down."""
-        watch = self._watch
-        if watch is not None:
-            self._order(b"t")
+        watchdog = self._watchdog
+        if watchdog is not None:
+            self._control(b"t")
             deadline = time.monotonic() + STOP_TIMEOUT_S
-            while watch.poll() is None and time.monotonic() < deadline:
+            while watchdog.poll() is None and time.monotonic() < deadline:
                 await asyncio.sleep(0.02)
         self.kill()
 
     def kill(self) -> None:
         """kill -9, at once; the data stays, and `start()` serves it again on the same port."""
-        watch = self._watch
-        if watch is not None:
-            self._order(b"k")
-            if watch.stdin is not None:
+        watchdog = self._watchdog
+        if watchdog is not None:
+            self._control(b"k")
+            if watchdog.stdin is not None:
                 with contextlib.suppress(OSError):
-                    watch.stdin.close()
-            watch.wait()
-            if watch.stdout is not None:
-                watch.stdout.close()
-        self._watch = None
+                    watchdog.stdin.close()
+            watchdog.wait()
+            if watchdog.stdout is not None:
+                watchdog.stdout.close()
+        self._watchdog = None
         self._pid = None
         if self._lock is not None:
             self._lock.close()
@@ -147,24 +147,24 @@ class Broker:
 
     async def wait(self) -> int:
         """Waits for the node to end, however it does; its exit status (128 + signal for a signal)."""
-        watch = self._watch
-        if watch is None:
+        watchdog = self._watchdog
+        if watchdog is None:
             raise BrokerError("the embedded Kafka is not running; start it with: sensorium broker")
-        while (code := watch.poll()) is None:
+        while (code := watchdog.poll()) is None:
             await asyncio.sleep(0.1)
         return code
 
-    def _order(self, order: bytes) -> None:
-        assert self._watch is not None
-        assert self._watch.stdin is not None
+    def _control(self, command: bytes) -> None:
+        assert self._watchdog is not None
+        assert self._watchdog.stdin is not None
         with contextlib.suppress(OSError, ValueError):  # gone already
-            self._watch.stdin.write(order)
-            self._watch.stdin.flush()
+            self._watchdog.stdin.write(command)
+            self._watchdog.stdin.flush()
 
     async def _acquire(self) -> None:
-        """Takes the folder's lock. The watcher inherits it: it is free when the last JVM has gone, not earlier."""
+        """Takes the folder's lock. The watchdog inherits it: it is free when the last JVM has gone, not earlier."""
         lock = (self.folder / "lock").open("a+")
-        deadline = time.monotonic() + broker_watch.GRACE_S + 5.0
+        deadline = time.monotonic() + jvm_watchdog.GRACE_S + 5.0
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -172,7 +172,7 @@ class Broker:
             except OSError:
                 lock.seek(0)
                 owner = lock.read().strip()
-                # Its owner was killed a moment ago: the watcher is just putting the old node down.
+                # Its owner was killed a moment ago: the watchdog is just stopping the old node.
                 if _process_lives(owner) or time.monotonic() > deadline:
                     lock.close()
                     raise BrokerError(
@@ -226,15 +226,15 @@ class Broker:
         command += ["-t", _new_cluster_id(), "-c", str(properties)]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         if done.returncode:
-            said = (done.stdout + done.stderr).strip().splitlines() or ["no output"]
-            why = next((line for line in said if "Exception" in line or "rror" in line), said[0])
+            output = (done.stdout + done.stderr).strip().splitlines() or ["no output"]
+            why = next((line for line in output if "Exception" in line or "rror" in line), output[0])
             raise BrokerError(f"cannot prepare {self.folder / 'data'}: {why.strip()}; check permissions and free space")
 
     def _launch(self, command: list[str]) -> None:
         assert self._lock is not None
         with (self.folder / "jvm.log").open("wb") as jvm_log:
-            self._watch = subprocess.Popen(
-                [sys.executable, "-I", "-S", broker_watch.__file__, *command],
+            self._watchdog = subprocess.Popen(
+                [sys.executable, "-I", "-S", jvm_watchdog.__file__, *command],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=jvm_log,
@@ -242,8 +242,8 @@ class Broker:
                 pass_fds=[self._lock.fileno()],
                 start_new_session=True,  # Ctrl-C is for us: we stop the broker last
             )
-        assert self._watch.stdout is not None
-        first = self._watch.stdout.readline()
+        assert self._watchdog.stdout is not None
+        first = self._watchdog.stdout.readline()
         if not first:
             raise BrokerError(f"the embedded Kafka did not start; see {self.folder / 'jvm.log'}")
         self._pid = int(first)
@@ -260,14 +260,14 @@ class Broker:
         deadline = time.monotonic() + START_TIMEOUT_S
         while True:
             if not self.alive:
-                raise BrokerError(f"the embedded Kafka ended while starting: {self._last_words()}; see {self.log}")
+                raise BrokerError(f"the embedded Kafka ended while starting: {self._last_error()}; see {self.log}")
             if _answers(self._port) and await _admin_answers(self.bootstrap):
                 return
             if time.monotonic() > deadline:
                 raise BrokerError(f"the embedded Kafka gave no answer within {START_TIMEOUT_S:.0f} s; see {self.log}")
             await asyncio.sleep(0.05)
 
-    def _last_words(self) -> str:
+    def _last_error(self) -> str:
         for path in (self.log, self.folder / "jvm.log"):
             with contextlib.suppress(OSError):
                 lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]

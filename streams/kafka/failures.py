@@ -66,7 +66,7 @@ def out_of_step(error: errors.KafkaError) -> bool:
 
 def refused(error: errors.KafkaError, action: str) -> KafkaRefused:
     """The error that ends the process. `action`: what was refused, as in `writing to windows`."""
-    why = f"{type(error).__name__}: {error}".splitlines()[0]
+    why = str(error).splitlines()[0]  # begins with the name of the error
     if isinstance(error, _DENIED):
         return KafkaRefused(f"Kafka denies {action} ({why}); grant it to our user, then check with: sensorium doctor")
     if isinstance(error, _OUT_OF_STEP):

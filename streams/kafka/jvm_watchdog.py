@@ -1,6 +1,6 @@
-"""Stands between us and the broker's JVM, so that the JVM never outlives us. Run as a script; imports stdlib only.
+"""The watchdog of the broker's JVM: kills Kafka when the parent process dies. Run as a script; imports stdlib only.
 
-Our end of its standard input is the leash: `t` asks the JVM to stop, `k` kills it, end of file means that we are gone
+Its standard input is the control pipe: `t` stops the JVM, `k` kills it, end of file means that the parent is gone
 (killed -9 included) and stops it too. On Linux the JVM also dies with this process. The first line on standard output
 is the JVM's process id; the exit status is the JVM's.
 """
@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-GRACE_S = 5.0  # for a clean stop after we are gone
+GRACE_S = 5.0  # for a clean stop after the parent is gone
 _PR_SET_PDEATHSIG = 1
 
 
@@ -37,7 +37,7 @@ def _dies_with_parent() -> Callable[[], None] | None:
 def main(command: list[str]) -> int:
     parent = os.getppid()
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(name, signal.SIG_IGN)  # the leash decides, not the terminal
+        signal.signal(name, signal.SIG_IGN)  # the control pipe decides, not the terminal
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
     signal.set_wakeup_fd(write_end)
@@ -45,7 +45,7 @@ def main(command: list[str]) -> int:
     arm = _dies_with_parent()
 
     def prepare() -> None:
-        # An ignored signal would stay ignored in the JVM, which must hear SIGTERM.
+        # An ignored signal would stay ignored in the JVM, which must get SIGTERM.
         for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(name, signal.SIG_DFL)
         if arm is not None:
@@ -53,28 +53,28 @@ def main(command: list[str]) -> int:
 
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, preexec_fn=prepare)
     print(child.pid, flush=True)
-    leash: int | None = sys.stdin.fileno()
+    pipe: int | None = sys.stdin.fileno()
     while child.poll() is None:
-        waiting = [read_end] if leash is None else [read_end, leash]
-        # The parent is looked at as well: a forked relative of it may keep our leash open.
+        waiting = [read_end] if pipe is None else [read_end, pipe]
+        # The parent is checked as well: a process that it forked may keep the control pipe open.
         ready, _, _ = select.select(waiting, [], [], 1.0)
         if read_end in ready:
             os.read(read_end, 64)
-        order = b""
-        if leash in ready and leash is not None:
-            order = os.read(leash, 1)
-            if not order:
-                leash = None
-        elif os.getppid() != parent and leash is not None:
-            leash = None
+        command_byte = b""
+        if pipe in ready and pipe is not None:
+            command_byte = os.read(pipe, 1)
+            if not command_byte:
+                pipe = None
+        elif os.getppid() != parent and pipe is not None:
+            pipe = None
         else:
             continue
         with contextlib.suppress(ProcessLookupError):
-            if order == b"k":
+            if command_byte == b"k":
                 child.kill()
-            elif order == b"t":
+            elif command_byte == b"t":
                 child.terminate()
-            elif leash is None:
+            elif pipe is None:
                 child.terminate()
                 try:
                     child.wait(GRACE_S)

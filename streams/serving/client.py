@@ -113,7 +113,7 @@ def _place(store_url: str) -> str:
 
 
 def _load_model(settings: Settings, version: str) -> WindowModel:
-    """The model of the version that is asked: only its vectors may be compared with the stored ones."""
+    """The model of the version that is queried: only its vectors may be compared with the stored ones."""
     registry = Registry(settings.state)
     if registry.path(version) is None:
         configured = load_configured(settings)

@@ -22,7 +22,8 @@ class IncidentPage:
         self.from_ms: int | None = None  # no window before it has a step of what follows
         if after is not None:
             self._after, self.from_ms = (after[0], after[1]), after[2]
-        self._steps: dict[tuple[int, str], dict[int, Mapping[str, Any]]] = {}  # (opened, id) -> sequence -> step
+        # (opened, id) -> (sequence, window of a late step) -> step: a late step has the number of the one it follows
+        self._steps: dict[tuple[int, str], dict[tuple[int, str], Mapping[str, Any]]] = {}
         self._first_ms: dict[tuple[int, str], int] = {}  # start of the first window with a step of it
         self._ended: set[tuple[int, str]] = set()
         self._beyond_ms: int | None = None  # start of the first window with a step of a later incident than those held
@@ -39,7 +40,8 @@ class IncidentPage:
             self._pass_over(self._first_ms.pop(last))
             del self._steps[last]
             self._ended.discard(last)
-        self._steps.setdefault(key, {})[step["sequence"]] = step
+        place = step["sequence"], step["window"] if step.get("late") else ""
+        self._steps.setdefault(key, {})[place] = step
         self._first_ms.setdefault(key, start_ms)
         if step["kind"] in _ENDS:
             self._ended.add(key)

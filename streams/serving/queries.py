@@ -1,8 +1,8 @@
-"""Questions about stored windows: moments like this, streams, incidents, an export.
+"""Queries about stored windows: moments like this, streams, incidents, an export.
 
-The same questions are put to a store in this process (`StoreQueries`) or to the worker that has it open
+The same queries go to a store in this process (`StoreQueries`) or to the worker that has it open
 (`client.RemoteQueries`); answers are plain dicts, as the local API sends them. Nothing here retries: while the store is
-away every question raises `StoreUnavailable`.
+away every query raises `StoreUnavailable`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TIES = 1_000  # moments of one similarity among which a page is cut by id
 
 
 class QueryError(DataError):
-    """A question that cannot be answered; the message says why and what would mend it."""
+    """A query that cannot be answered; the message says why and what would mend it."""
 
 
 class Queries(Protocol):
@@ -81,8 +81,8 @@ class StoreQueries:
     ) -> Page:
         """A page of moments by (similarity descending, id).
 
-        An engine gives the best `asked` of each named vector, ties cut anywhere: what is more similar than the worst
-        that it gave is complete. More is asked until that fills the page.
+        An engine returns the best `requested` of each named vector, ties cut anywhere: what is more similar than the
+        worst of these is complete. More are requested until the complete ones fill the page.
         """
         seen, after = 0, None
         if cursor is not None:
@@ -90,16 +90,16 @@ class StoreQueries:
             after = (-score, id)
         if not 0 <= seen < _DEEPEST:
             raise QueryError(f"a search shows its {_DEEPEST:,} nearest moments; narrow it by stream or time")
-        asked = seen + limit + (1 if without is None else 2)
-        most = asked + _TIES
+        requested = seen + limit + (1 if without is None else 2)
+        most = requested + _TIES
         while True:
-            hits, complete_above = await self._best(vector, names, where, asked)
+            hits, complete_above = await self._best(vector, names, where, requested)
             ranked = [hit for hit in hits if hit.point.id != without and (after is None or _rank(hit) > after)]
             complete = sum(hit.score > complete_above for hit in ranked)
             ended = complete_above == -np.inf
-            if complete >= limit or ended or asked >= most:
+            if complete >= limit or ended or requested >= most:
                 break
-            asked = min(2 * asked, most)
+            requested = min(2 * requested, most)
         shown = ranked[:limit]
         more = len(ranked) > limit or not ended
         last = shown[-1] if shown else None
@@ -108,16 +108,18 @@ class StoreQueries:
         )
         return Page(map(_moment, shown), following)
 
-    async def _best(self, vector: Vector, names: Sequence[str], where: Filter, asked: int) -> tuple[list[Hit], float]:
+    async def _best(
+        self, vector: Vector, names: Sequence[str], where: Filter, requested: int
+    ) -> tuple[list[Hit], float]:
         """The best hits of each named vector as one ranking, and the score above which none is missing."""
         best: dict[str, Hit] = {}
         complete_above = -np.inf
         for using in names:
-            hits = await self._store.search(vector, using=using, where=where, limit=asked)
+            hits = await self._store.search(vector, using=using, where=where, limit=requested)
             for hit in hits:
                 if hit.point.id not in best or hit.score > best[hit.point.id].score:
                     best[hit.point.id] = hit
-            if len(hits) >= asked:
+            if len(hits) >= requested:
                 complete_above = max(complete_above, min(hit.score for hit in hits))
         return sorted(best.values(), key=_rank), complete_above
 

@@ -32,7 +32,7 @@ class ReplayReport:
     _windows: dict[str, WindowRecord] = field(default_factory=dict)
     _dead: dict[_Origin, int] = field(default_factory=dict)
     _late: dict[_Origin, int] = field(default_factory=dict)
-    _steps: dict[str, dict[int, IncidentEvent]] = field(default_factory=dict)
+    _steps: dict[str, dict[tuple[int, str], IncidentEvent]] = field(default_factory=dict)
     _windowed: int = 0
     _duplicate: int = 0
 
@@ -67,7 +67,7 @@ class ReplayReport:
 
     def add_incident_step(self, step: IncidentEvent) -> None:
         """A step of an incident; repeats count once."""
-        self._steps.setdefault(step.id, {})[step.sequence] = step
+        self._steps.setdefault(step.id, {})[step.sequence, step.window if step.late else ""] = step
 
     @property
     def has_results(self) -> bool:

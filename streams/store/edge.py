@@ -80,9 +80,11 @@ class EdgeStore:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._run(self._close)
         assert self._pool is not None
-        self._pool.shutdown(wait=True)
+        try:
+            await self._run(self._close)
+        finally:
+            self._pool.shutdown(wait=True)
 
     async def upsert(self, points: Sequence[Point]) -> None:
         if points:
@@ -215,13 +217,17 @@ class EdgeStore:
             ) from None
 
     def _close(self) -> None:
-        if self._shard is not None:
-            self._shard.flush()
-            self._shard.close()
-            self._shard = None
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        shard, lock = self._shard, self._lock
+        self._shard = self._lock = None
+        try:
+            if shard is not None:
+                try:
+                    shard.flush()
+                finally:
+                    shard.close()
+        finally:
+            if lock is not None:
+                lock.close()
 
     def _open_shard(self) -> qe.EdgeShard:
         assert self._shard is not None
@@ -288,7 +294,7 @@ class _Reader:
 
 def _is_full(error: Exception) -> bool:
     """No space, or a quota used up; the engine gives the system's words and number as text."""
-    return any(said in str(error) for said in ("No space left", "os error 28", "Errno 28", "os error 122", "Errno 122"))
+    return any(text in str(error) for text in ("No space left", "os error 28", "Errno 28", "os error 122", "Errno 122"))
 
 
 def _classified(error: Exception, folder: Path) -> StoreError:

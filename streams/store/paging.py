@@ -1,8 +1,8 @@
 """Reading points in a total order, (`start`, id), from engines that order by one key alone.
 
-An engine returns points of one `start` in any order, and may cut a page among them. Every page is therefore asked with
-one record more than is wanted: points whose start differs from that of the last record are complete, and the next page
-begins after them. Where a whole page has one start, its points are read by id. Pure: the engine is two functions.
+An engine returns points of one `start` in any order, and may cut a page among them. Every page is therefore requested
+with one record more than is wanted: points whose start differs from that of the last record are complete, and the next
+page begins after them. Where a whole page has one start, its points are read by id. Pure: the engine is two functions.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from streams.store.base import Point, Position
 
 
 class Reader(Protocol):
-    """What an engine can do; filter, direction and vectors are bound by whoever makes it."""
+    """What an engine can do; filter, direction and vectors are bound by the implementation."""
 
     async def by_start(self, beyond_ms: int | None, limit: int) -> Sequence[Point]:
         """At most `limit` points by `start` beyond `beyond_ms` (exclusive); ties in any order."""
@@ -37,9 +37,9 @@ async def scroll(
             yield point
             left = None if left is None else left - 1
     while left is None or left > 0:
-        asked = (page if left is None else min(page, left)) + 1
-        found = await reader.by_start(beyond, asked)
-        last = None if len(found) < asked else int(found[-1].payload["start"])
+        requested = (page if left is None else min(page, left)) + 1
+        found = await reader.by_start(beyond, requested)
+        last = None if len(found) < requested else int(found[-1].payload["start"])
         whole = [point for point in found if point.payload["start"] != last]
         for point in sorted(whole, key=lambda p: (-p.payload["start"] if descending else p.payload["start"], p.id)):
             yield point
@@ -63,8 +63,8 @@ async def _ties(reader: Reader, after: Position, limit: int | None, page: int) -
     start_ms, id = after
     left = limit
     while left is None or left > 0:
-        asked = (page if left is None else min(page, left)) + 1
-        found = await reader.of_start(start_ms, id or None, asked)
+        requested = (page if left is None else min(page, left)) + 1
+        found = await reader.of_start(start_ms, id or None, requested)
         for point in found:
             if point.id == id:
                 continue
@@ -73,6 +73,6 @@ async def _ties(reader: Reader, after: Position, limit: int | None, page: int) -
                 left -= 1
                 if not left:
                     return
-        if len(found) < asked:
+        if len(found) < requested:
             return
         id = found[-1].id

@@ -89,7 +89,10 @@ class StreamClock:
         gaps.append(min(gap_ms, self._config.max_stream_lag_ms))
         if len(gaps) > _GAPS:
             del gaps[0]
-        self.interval_ms = sorted(gaps)[-2] if len(gaps) > 1 else gaps[0]
+        if len(gaps) > 1:
+            self.interval_ms = sorted(gaps)[-2]
+        elif _INTERVALS * gaps[0] <= self._config.idle_timeout_ms:
+            self.interval_ms = gaps[0]
 
     def restore_interval(self, interval_ms: int | None) -> None:
         """Go on with what was known of the stream before a restart."""

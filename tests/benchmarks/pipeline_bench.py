@@ -120,14 +120,14 @@ async def ours(settings: Settings, events: int) -> dict[str, float]:
         lags: list[float] = []
         work: list[float] = []
         watching = asyncio.create_task(_watch(lags, work))
-        while worker.board.events < events and not running.done():
+        while worker.status.events < events and not running.done():
             await asyncio.sleep(0.05)
         if running.done():
             running.result()
         assert worker.began is not None
         took = family_cpu_s() - worker.began
         watching.cancel()
-        windows = worker.board.windows
+        windows = worker.status.windows
         stop.set()
         await running
     lags.sort()

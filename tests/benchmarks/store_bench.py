@@ -6,6 +6,8 @@ python -m tests.benchmarks.store_bench
   calls in the store's own thread, points handed back as ours.
 - bare: `EdgeShard.update` and `.query` in a loop, with vectors as lists; payloads are dicts in and out.
 
+- streams: `StoreQueries.streams` over 2,000 streams, as `/v1/streams` and `sensorium streams` list them.
+
 Points have the payload of real windows, the drift state of a stream with eight channels included. CPU-seconds of a
 process of its own for each, all threads of the engine included; the points are made before the clock starts.
 """
@@ -16,7 +18,9 @@ import asyncio
 import json
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +37,7 @@ STREAMS = 50
 WINDOWS = 200  # of each stream
 BATCH = 32
 QUERIES = 200
+LISTED = 2_000  # streams
 ROUNDS = 3
 T0_MS = 1_767_225_600_000
 SIZE_MS = 10_000
@@ -108,6 +113,33 @@ async def ours(folder: Path, points: Sequence[Point]) -> dict[str, float]:
         }
 
 
+async def listed(folder: Path) -> dict[str, float]:
+    """List many streams, from the windows that one bench stream would have."""
+    from streams.serving.pages import MAX_ROWS, every
+    from streams.serving.queries import StoreQueries
+    from streams.store.edge import EdgeStore
+
+    def points(first: int, last: int) -> list[Point]:
+        return [
+            Point(str(uuid.uuid5(uuid.NAMESPACE_OID, f"{s}/{w.id}")), w.vectors, {**w.payload, "stream": f"s{s}"})
+            for s in range(first, last)
+            for w in windows
+        ]
+
+    windows = make_points(streams=1, windows=5)
+    async with EdgeStore(folder) as store:
+        for first in range(0, LISTED, 100):
+            await store.upsert(points(first, first + 100))
+        queries = StoreQueries(store, _no_model)
+        began = cpu_s()
+        rows = [row async for row in every(partial(queries.streams, MAX_ROWS))]
+        return {"list_s": cpu_s() - began, "streams": len(rows)}
+
+
+def _no_model() -> Any:
+    raise AssertionError("streams are listed without a model")
+
+
 def bare(folder: Path, points: Sequence[Point]) -> dict[str, float]:
     import qdrant_edge as qe
 
@@ -169,6 +201,10 @@ def measure(rounds: int = ROUNDS) -> list[Figure]:
                     best[peer, key] = min(found[key], best.get((peer, key), found[key]))
     figures = []
     count = STREAMS * WINDOWS
+    with tempfile.TemporaryDirectory(prefix="sensorium-bench-") as place:
+        found = run_peer("store_bench", ["streams", Path(place) / "listed"])
+        assert found["streams"] == LISTED
+        figures.append(Figure(f"store: listing {LISTED:,} streams", round(LISTED / found["list_s"]), "streams/CPU-s"))
     for title, key, many, least in (
         (f"upserts, {count:,} points", "upsert_s", count, 0.8),
         ("searches in one stream", "search_s", QUERIES, None),
@@ -193,11 +229,12 @@ def main(arguments: list[str]) -> None:
         pin()
     if arguments[:1] == ["--peer"]:
         peer, folder = arguments[1], Path(arguments[2])
-        points = make_points()
-        work: Callable[[], dict[str, float]] = (
-            (lambda: asyncio.run(ours(folder, points))) if peer == "ours" else (lambda: bare(folder, points))
-        )
-        print(json.dumps(work() | {"whole_s": whole_cpu_s()}))
+        work: dict[str, Callable[[], dict[str, float]]] = {
+            "ours": lambda: asyncio.run(ours(folder, make_points())),
+            "bare": lambda: bare(folder, make_points()),
+            "streams": lambda: asyncio.run(listed(folder)),
+        }
+        print(json.dumps(work[peer]() | {"whole_s": whole_cpu_s()}))
         return
     print_table(run())
 

@@ -1,4 +1,4 @@
-"""The Qdrant engines that store tests run on, and the line that says which of them did."""
+"""The Qdrant engines that store tests run on, and the line that says which they ran on."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
             ran[engine] += 1
     if not ran:
         return
-    said = ", ".join(f"{ENGINES[name]} ({ran[name]} tests)" for name in ENGINES if ran[name])
-    line = f"store tests ran on: {said}"
+    engines = ", ".join(f"{ENGINES[name]} ({ran[name]} tests)" for name in ENGINES if ran[name])
+    line = f"store tests ran on: {engines}"
     if not ran["server"]:
         line += "; not on a real server: name one with QDRANT_URL, QDRANT_BIN, or a qdrant on the PATH"
     terminalreporter.write_line(line)

@@ -1,8 +1,9 @@
-"""The embedded Kafka: starts, stops, dies and comes back, and never outlives whoever started it."""
+"""The embedded Kafka: starts, stops, dies and comes back, and never outlives the process that started it."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -17,7 +18,9 @@ from streams.kafka.admin import create_topics
 from streams.kafka.clients import new_consumer, new_producer
 from streams.kafka.embedded import Broker, BrokerError, running_bootstrap
 from streams.kafka.jars import Jar, JarError, cache_folder, class_path, read_pins
+from streams.service import running_service
 from streams.settings import Settings, load_settings
+from tests.integration.support import until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.usefixtures("kafka_jars")]
 
@@ -26,7 +29,7 @@ def settings_for(broker: Broker, folder: Path) -> Settings:
     return load_settings(state=folder, kafka=broker.bootstrap)
 
 
-async def say(settings: Settings, text: str) -> None:
+async def send_caption(settings: Settings, text: str) -> None:
     assert settings.kafka is not None
     producer = new_producer(settings, settings.kafka)
     await producer.start()
@@ -36,7 +39,7 @@ async def say(settings: Settings, text: str) -> None:
         await producer.stop()
 
 
-async def said(settings: Settings, count: int) -> list[str]:
+async def captions(settings: Settings, count: int) -> list[str]:
     assert settings.kafka is not None
     consumer = new_consumer(settings, settings.kafka)
     await consumer.start()
@@ -63,26 +66,26 @@ async def test_what_was_acknowledged_outlives_kill_9_and_a_clean_stop_on_the_sam
     async with broker:
         settings = settings_for(broker, tmp_path)
         await create_topics(settings, broker.bootstrap)
-        await say(settings, "one")
+        await send_caption(settings, "one")
         before = broker.bootstrap
         broker.kill()
         assert not broker.alive
         assert running_bootstrap(tmp_path) is None
         await broker.start()
         assert broker.bootstrap == before == running_bootstrap(tmp_path)
-        await say(settings, "two")
+        await send_caption(settings, "two")
     async with Broker(tmp_path) as again:
         assert again.bootstrap == before
-        assert await said(settings, 2) == ["one", "two"]
+        assert await captions(settings, 2) == ["one", "two"]
 
 
-async def test_a_folder_has_one_broker_and_the_second_is_told_who_has_it(tmp_path: Path) -> None:
+async def test_a_folder_has_one_broker_and_the_second_names_its_owner(tmp_path: Path) -> None:
     async with Broker(tmp_path):
         with pytest.raises(BrokerError, match=rf"in use by another broker \(started by process {os.getpid()}\)"):
             await Broker(tmp_path).start()
 
 
-async def test_a_port_that_is_taken_is_said_with_the_way_out(tmp_path: Path) -> None:
+async def test_a_port_that_is_taken_is_named_with_the_remedy(tmp_path: Path) -> None:
     import socket
 
     with socket.socket() as taken:
@@ -132,3 +135,31 @@ def test_a_pins_file_that_is_damaged_names_the_line(tmp_path: Path) -> None:
         read_pins(pins)
     pins.write_text(f"{'0' * 64}  5  a:b:1\n")
     assert read_pins(pins) == [Jar("0" * 64, 5, "a:b:1")]
+
+
+async def test_a_broker_that_cannot_be_started_again_ends_the_service_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(_: Broker) -> None:
+        raise BrokerError("no space left on the disk; check it with: sensorium doctor")
+
+    async def serve_until_stopped() -> None:
+        stop = asyncio.Event()
+        async with running_service(load_settings(state=tmp_path), stop):
+            monkeypatch.setattr(Broker, "start", fails)
+            os.kill(json.loads((tmp_path / "kafka" / "broker.json").read_text())["pid"], signal.SIGKILL)
+            await asyncio.wait_for(stop.wait(), 60)
+
+    with pytest.raises(BrokerError, match="no space left"):
+        await serve_until_stopped()
+
+
+async def test_a_broker_that_dies_under_the_service_is_started_again_on_its_port(tmp_path: Path) -> None:
+    stop = asyncio.Event()
+    async with running_service(load_settings(state=tmp_path), stop) as running:
+        before = json.loads((tmp_path / "kafka" / "broker.json").read_text())["pid"]
+        os.kill(before, signal.SIGKILL)
+        await until(lambda: running_bootstrap(tmp_path) is None, "the broker gone")
+        await until(lambda: running_bootstrap(tmp_path) == running.bootstrap, "the broker again")
+        assert json.loads((tmp_path / "kafka" / "broker.json").read_text())["pid"] != before
+        assert not stop.is_set()

@@ -1,4 +1,4 @@
-"""Collections of model versions and the alias that says which serves, on every engine; and stores from before them."""
+"""Collections of model versions and the alias that says which serves, on every engine; and stores without versions."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def of(version: str, number: int) -> Point:
 
 
 async def fill_default(settings: Settings, points: list[Point]) -> None:
-    """What a store held before there were versions."""
+    """Fill a store as one was before there were versions."""
     async with open_collections(settings) as collections, collections.default_collection() as default:
         await default.upsert(points)
 
@@ -89,7 +89,7 @@ async def test_a_store_from_before_opens_with_all_it_holds(
     assert await held(settings) == {version: 300}
 
 
-async def test_versions_that_shared_a_store_are_parted(
+async def test_versions_that_shared_a_collection_are_separated(
     tmp_path: Path, more: dict[str, Any], folders: dict[str, Path]
 ) -> None:
     (version, folder), (other, _) = folders.items()
@@ -104,13 +104,13 @@ async def test_versions_that_shared_a_store_are_parted(
         assert found.vectors["joint"].tobytes() == mine[7].vectors["joint"].tobytes()
 
 
-async def test_windows_of_another_model_are_kept_and_not_asked(
+async def test_windows_of_another_model_are_kept_and_not_queried(
     tmp_path: Path, more: dict[str, Any], folders: dict[str, Path]
 ) -> None:
     (version, folder), (other, other_folder) = folders.items()
     settings = settings_of(tmp_path, folder, more)
     await fill_default(settings, [of(other, n) for n in range(20)])
-    async with open_queries(settings) as queries:  # a question may be the first to open it
+    async with open_queries(settings) as queries:  # a query may be the first to open it
         assert await queries.search_text("anything", Filter(), 10) == []
     Registry(settings.state).add(other_folder)
     rows = {row["version"]: row["windows"] for row in await describe(settings)}
@@ -145,7 +145,7 @@ async def test_a_switch_can_be_undone_and_keeps_collections_apart(
             await store.upsert([of(other, n) for n in range(7)])
         assert await held(settings) == {version: 5}
         await collections.switch(other)
-        await collections.switch(other)  # said twice: the previous one is still the previous one
+        await collections.switch(other)  # a second time changes nothing: the previous version stays the previous one
     assert await held(settings) == {other: 7}
     assert (await serving_version(settings)).group == f"sensorium.{other}"
     assert await roll_back(settings) == (other, version)

@@ -21,7 +21,7 @@ from tests.unit.serving.stored import window
 
 
 class Disk:
-    """Free bytes as a test says."""
+    """Free bytes that a test sets."""
 
     def __init__(self, free: int = 10 * MIN_FREE_BYTES) -> None:
         self.free = free

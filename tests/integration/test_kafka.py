@@ -63,7 +63,7 @@ async def test_everything_is_windowed_and_committed_to_the_end(tmp_path: Path, b
     settings = settings_for(tmp_path, broker)
     async with service(settings) as running:
         sent = await send_readings(settings, range(300))
-        await until(lambda: running.worker.board.events == sent, "all events in windows")
+        await until(lambda: running.worker.status.events == sent, "all events in windows")
 
         async def all_committed() -> bool:
             return sum((await committed(settings, "sensor-readings")).values()) == sent
@@ -92,7 +92,7 @@ async def test_every_kind_of_bad_input_is_set_aside_with_its_reason_and_harms_no
             return len(await read_letters(settings, late=False)) == len(BAD_INPUTS)
 
         await until(all_aside, "one dead letter for each bad input", 120)
-        await until(lambda: running.worker.board.events >= sent, "the rest of the traffic in windows")
+        await until(lambda: running.worker.status.events >= sent, "the rest of the traffic in windows")
         letters = await read_letters(settings, late=False)
         assert sorted(letter.reason for letter in letters) == sorted(bad.reason.value for bad in BAD_INPUTS)
         originals = {bad.value() if callable(bad.value) else bad.value for bad in BAD_INPUTS}
@@ -134,13 +134,13 @@ async def test_a_worker_that_comes_takes_partitions_over_and_nothing_is_lost(tmp
     second = first.model_copy(update={"state": tmp_path / "second", "store": f"edge:{tmp_path / 'second-store'}"})
     async with service(first) as one:
         sent = await send_readings(first, range(100), streams=12)
-        await until(lambda: one.worker.board.events > 0, "the first windows")
+        await until(lambda: one.worker.status.events > 0, "the first windows")
         async with service(second) as two:
-            await until(lambda: two.worker.intake.partitions, "partitions of its own")
-            await until(lambda: len(one.worker.intake.partitions) == 2, "two partitions left for the first")
+            await until(lambda: two.worker.pipeline.ingest.partitions, "partitions of its own")
+            await until(lambda: len(one.worker.pipeline.ingest.partitions) == 2, "two partitions left for the first")
             sent += await send_readings(first, range(100, 200), streams=12)
-            await until(lambda: one.worker.board.events + two.worker.board.events >= sent, "everything in windows")
-        await until(lambda: len(one.worker.intake.partitions) == 4, "all partitions back")
+            await until(lambda: one.worker.status.events + two.worker.status.events >= sent, "everything in windows")
+        await until(lambda: len(one.worker.pipeline.ingest.partitions) == 4, "all partitions back")
 
         async def all_committed() -> bool:
             return sum((await committed(first, "sensor-readings")).values()) == sent
@@ -155,13 +155,13 @@ async def test_the_service_outlives_a_broker_that_is_killed_twice(
         settings = settings_for(tmp_path, own)
         async with service(settings) as running:
             sent = await send_readings(settings, range(50))
-            await until(lambda: running.worker.board.events == sent, "windows before")
+            await until(lambda: running.worker.status.events == sent, "windows before")
             with caplog.at_level(logging.WARNING):
                 for round in (1, 2):
                     own.kill()
                     await own.start()
                     sent += await send_readings(settings, range(50 * round, 50 * round + 50))
-                    await until(lambda sent=sent: running.worker.board.events == sent, "windows after a restart", 90)
+                    await until(lambda sent=sent: running.worker.status.events == sent, "windows after a restart", 90)
 
             async def all_committed() -> bool:
                 return sum((await committed(settings, "sensor-readings")).values()) == sent
@@ -169,7 +169,7 @@ async def test_the_service_outlives_a_broker_that_is_killed_twice(
             await until(all_committed, "everything committed")
 
 
-async def test_a_worker_tells_whether_it_is_ready_and_what_it_did(tmp_path: Path, broker: Broker) -> None:
+async def test_a_worker_reports_whether_it_is_ready_and_what_it_did(tmp_path: Path, broker: Broker) -> None:
     import httpx
 
     settings = settings_for(tmp_path, broker)
@@ -180,7 +180,7 @@ async def test_a_worker_tells_whether_it_is_ready_and_what_it_did(tmp_path: Path
 
         await until(ready, "readiness")
         sent = await send_readings(settings, range(30))
-        await until(lambda: running.worker.board.events == sent, "windows")
+        await until(lambda: running.worker.status.events == sent, "windows")
         assert (await http.get("/healthz")).status_code == 200
         metrics = (await http.get("/metrics")).text
         topic = settings.topic("sensor-readings")

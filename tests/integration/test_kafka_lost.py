@@ -72,7 +72,7 @@ async def test_what_was_deleted_while_no_worker_ran_is_named_and_counted(
         async with service(settings) as running:
             await until(lambda: all_committed(settings, 130), "commits of what was left")
             assert running.worker.metrics.lost.labels(topic, "0")._value.get() == 107
-            assert running.worker.board.events == 10
+            assert running.worker.status.events == 10
     assert given[0][topic, 0] == Start(offset=120, committed=13)
     assert given[0][settings.topic("captions"), 0] == Start(offset=0, committed=None)
     (line,) = [line for line in caplog.messages if "are lost" in line]
@@ -100,7 +100,7 @@ async def test_what_is_deleted_under_a_worker_that_is_behind_is_named_and_counte
             await until(lambda: all_committed(settings, 80), "commits of what was left")
             lost = int(running.worker.metrics.lost.labels(topic, "0")._value.get())
             assert 20 <= lost < 40
-            assert running.worker.board.events == 80 - lost
+            assert running.worker.status.events == 80 - lost
     (line,) = [line for line in caplog.messages if "are lost" in line]
     assert line.startswith(f"{lost} records of {topic}/0 are lost")
     assert f"offsets {60 - lost} to 59" in line

@@ -40,7 +40,7 @@ async def test_a_key_as_large_as_a_record_may_be_costs_its_own_record_only(tmp_p
         await producer.send_and_wait(captions, b'{"text": 5}', key=b"after")
         await producer.stop()
         sent = await send_readings(settings, range(20))
-        await until(lambda: running.worker.board.events == sent, "the other traffic in windows")
+        await until(lambda: running.worker.status.events == sent, "the other traffic in windows")
 
         async def all_committed() -> bool:
             return (await committed(settings, "captions"))[0] == 4

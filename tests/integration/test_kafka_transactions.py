@@ -52,12 +52,12 @@ async def test_records_of_aborted_transactions_are_no_data_and_markers_hold_noth
     settings = settings_for(tmp_path, broker)
     async with service(settings) as running:
         await send_transactions(settings)
-        await until(lambda: running.worker.board.events >= 30, "the last windows, which only idleness closes")
+        await until(lambda: running.worker.status.events >= 30, "the last windows, which only idleness closes")
         progress = running.worker.progress()
         ends = [(at.position, at.highwater) for at in progress.values() if at.position]
         assert [position for position, end in ends if position != end] == []
         assert sum(position for position, _ in ends) == 40 + 3  # with the markers
-        assert running.worker.board.events == 30
+        assert running.worker.status.events == 30
 
 
 async def test_the_reader_sees_committed_records_only(tmp_path: Path, broker: Broker) -> None:

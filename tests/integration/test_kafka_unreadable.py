@@ -94,7 +94,7 @@ async def test_batches_of_every_codec_are_windowed(tmp_path: Path, broker: Broke
     async with service(settings) as running:
         for codec in CODECS:
             await send_compressed(settings, codec, 20)
-        await until(lambda: running.worker.board.events == 20 * len(CODECS), "the readings of all codecs in windows")
+        await until(lambda: running.worker.status.events == 20 * len(CODECS), "the readings of all codecs in windows")
         assert await read_letters(settings, late=False) == []
 
 
@@ -116,7 +116,7 @@ async def test_topics_that_compress_are_read_by_worker_dlq_and_reader(tmp_path: 
         await producer.start()
         await producer.send_and_wait(settings.topic("captions"), b'{"text": 5}', key=b"pump")
         await producer.stop()
-        await until(lambda: running.worker.board.events == sent, "all readings in windows")
+        await until(lambda: running.worker.status.events == sent, "all readings in windows")
 
         async def refused() -> bool:
             return [letter.reason for letter in await read_letters(settings, late=False)] == ["bad_schema"]
@@ -137,7 +137,7 @@ async def test_a_batch_whose_codec_is_missing_is_set_aside_and_harms_nothing(
     with structlog.testing.capture_logs() as lines:
         async with service(settings) as running:
             sent = await send_readings(settings, range(40))
-            await until(lambda: running.worker.board.events == sent, "the other traffic in windows")
+            await until(lambda: running.worker.status.events == sent, "the other traffic in windows")
             await until(lambda: all_committed(settings, sent + 10), "commits past the batch")
             counted = running.worker.metrics.unreadable
     (line,) = [line for line in lines if line["log_level"] != "info"]
@@ -154,11 +154,11 @@ async def test_a_batch_whose_codec_is_missing_is_set_aside_and_harms_nothing(
     # started again, it does not stumble over the batch a second time; with the codec the batch can be sent again
     async with service(settings) as again:
         more = await send_readings(settings, range(60, 80))
-        await until(lambda: again.worker.board.events == more, "windows after the restart")
+        await until(lambda: again.worker.status.events == more, "windows after the restart")
         assert len(await read_letters(settings, late=False)) == 1
         monkeypatch.setattr(aiokafka.codec, "has_lz4", lambda: True)
         assert await retry_letters(settings, origin=None, reason="unreadable", late=False) == 1
-        await until(lambda: again.worker.board.events == more + 10, "the records of the batch in windows")
+        await until(lambda: again.worker.status.events == more + 10, "the records of the batch in windows")
 
 
 async def test_a_header_name_that_is_not_utf8_costs_its_record_only(tmp_path: Path, broker: Broker) -> None:
@@ -167,7 +167,7 @@ async def test_a_header_name_that_is_not_utf8_costs_its_record_only(tmp_path: Pa
         await send_bad_header_name(settings, [None, b"\xff\xfe", "größe".encode(), b"\xff", None])
         sent = 5 + await send_readings(settings, range(20))
         await until(lambda: all_committed(settings, sent), "commits past the records")
-        await until(lambda: running.worker.board.events == sent - 2, "all others in windows")
+        await until(lambda: running.worker.status.events == sent - 2, "all others in windows")
         letters = [letter.letter for letter in await read_letters(settings, late=False)]
         assert [(x.reason, x.partition, x.offset, x.key) for x in letters] == [
             ("unreadable", 0, 1, b"named-pump"),
@@ -201,7 +201,7 @@ async def test_a_batch_that_rotted_on_the_brokers_disk_is_stepped_over_by_worker
         offsets = [record.offset async for record in read_all(settings, settings.kafka, [topic])]
         assert offsets == [*range(10), *range(20, 30)]
         async with service(settings) as running:
-            await until(lambda: running.worker.board.events == 20, "the other batches in windows")
+            await until(lambda: running.worker.status.events == 20, "the other batches in windows")
             await until(lambda: all_committed(settings, 30), "commits past the batch")
             (letter,) = await read_letters(settings, late=False)
             assert (letter.reason, letter.origin) == ("unreadable", f"{topic}/0/10")

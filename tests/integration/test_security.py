@@ -89,7 +89,7 @@ async def test_the_service_works_behind_tls_and_sasl_and_tells_a_wrong_password(
     settings = guarded.settings(tmp_path / "run")
     async with service(settings) as running:
         sent = await send_readings(settings, range(60))
-        await until(lambda: running.worker.board.events == sent, "all events in windows")
+        await until(lambda: running.worker.status.events == sent, "all events in windows")
 
         async def all_committed() -> bool:
             return sum((await committed(settings, "sensor-readings")).values()) == sent

@@ -84,7 +84,7 @@ async def test_an_upsert_replaces_and_a_payload_merge_does_not(store: VectorStor
     assert (found.payload["a"], found.payload["c"], "b" in found.payload) == (3, 4, False)
 
 
-async def test_get_keeps_the_order_asked_and_leaves_out_what_is_not_there(store: VectorStore) -> None:
+async def test_get_keeps_the_order_of_the_ids_and_leaves_out_what_is_not_there(store: VectorStore) -> None:
     await store.upsert([point(n) for n in range(5)])
     ids = [point(n).id for n in (3, 99, 0, 4)]
     assert [found.id for found in await store.get(ids)] == [ids[0], ids[2], ids[3]]
@@ -130,14 +130,14 @@ async def test_the_latest_window_of_each_stream_comes_in_one_answer(store: Vecto
 
 
 def counting_records(store: VectorStore) -> list[int]:
-    """The number of records that each read of an open store asks its engine for."""
-    asked: list[int] = []
+    """The number of records that each read of an open store requests of its engine."""
+    requested: list[int] = []
     if isinstance(store, EdgeStore):
         shard = store._open_shard()
 
         class Shard:
             def scroll(self, request: Any) -> Any:
-                asked.append(request.limit)
+                requested.append(request.limit)
                 return shard.scroll(request)
 
         store._open_shard = Shard  # type: ignore[assignment, method-assign]
@@ -147,24 +147,24 @@ def counting_records(store: VectorStore) -> list[int]:
 
         class Client:
             def scroll(self, collection: str, *, limit: int, **options: Any) -> Any:
-                asked.append(limit)
+                requested.append(limit)
                 return client.scroll(collection, limit=limit, **options)
 
             def close(self) -> Any:
                 return client.close()
 
         store._client = Client()  # type: ignore[assignment]
-    return asked
+    return requested
 
 
-async def test_a_scroll_asks_the_engine_for_what_it_was_asked_for(store: VectorStore) -> None:
+async def test_a_scroll_requests_of_the_engine_what_its_limit_needs(store: VectorStore) -> None:
     await store.upsert([point(n) for n in range(300)])
-    asked = counting_records(store)
+    requested = counting_records(store)
     for limit, expected in ((1, [2]), (16, [17]), (256, [257]), (300, [257, 45])):
-        asked.clear()
+        requested.clear()
         assert len(await all_of(store, descending=True, limit=limit)) == limit
-        assert asked[: len(expected)] == expected
-        assert sum(asked) <= limit + 2 * len(asked)
+        assert requested[: len(expected)] == expected
+        assert sum(requested) <= limit + 2 * len(requested)
 
 
 async def test_filters_hold_together(store: VectorStore) -> None:

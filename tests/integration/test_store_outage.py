@@ -19,15 +19,21 @@ pytestmark = pytest.mark.qdrant
 async def test_a_server_that_is_killed_and_comes_back_is_waited_for(tmp_path: Path) -> None:
     node = QdrantServer(tmp_path / "node").start()
     waits: list[bool] = []
+    waiting = asyncio.Event()
+
+    def on_wait(begins: bool) -> None:
+        waits.append(begins)
+        waiting.set()
+
     try:
         async with ServerStore(node.url, grpc_port=node.grpc_port) as bare:
-            store = RetryingStore(bare, waits.append)
+            store = RetryingStore(bare, on_wait)
             await store.upsert([point(n) for n in range(100)])
             await asyncio.to_thread(node.kill)
             with pytest.raises(StoreUnavailable):
                 await bare.count()
             writing = asyncio.create_task(store.upsert([point(n) for n in range(100, 200)]))
-            await asyncio.sleep(1.0)
+            await asyncio.wait_for(waiting.wait(), 30)
             assert not writing.done()
             assert waits == [True]
             await asyncio.to_thread(node.start)

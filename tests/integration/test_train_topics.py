@@ -12,7 +12,7 @@ import pytest_asyncio
 from streams.kafka.admin import create_topics
 from streams.kafka.clients import new_producer
 from streams.kafka.embedded import Broker
-from streams.sources.dataset import Chosen, lessons_of_recording, lessons_of_topics
+from streams.sources.dataset import WindowSelection, windows_of_recording, windows_of_topics
 from streams.sources.recording import Recording
 from tests.integration.support import settings_for
 
@@ -37,8 +37,8 @@ async def test_what_is_in_the_topics_gives_the_windows_of_the_recording(
         await producer.send(settings.topic("captions"), b"\xff\xfe", key=b"m", timestamp_ms=5)
     finally:
         await producer.stop()
-    found = await lessons_of_topics(settings, broker.bootstrap, Chosen())
-    expected = await lessons_of_recording(plant_recording, settings, Chosen())
+    found = await windows_of_topics(settings, broker.bootstrap, WindowSelection())
+    expected = await windows_of_recording(plant_recording, settings, WindowSelection())
     assert found.refused == {"not_utf8": 1}
     assert found.events == expected.events
     assert [(w.stream, w.window.start_ms) for w in found.windows] == [

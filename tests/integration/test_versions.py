@@ -168,12 +168,12 @@ async def test_promotion_under_load_and_rollback(tmp_path: Path, broker: Broker,
         searcher = Searcher(running.url, settings, (old, new))
         async with searcher.asking():
             async with load.going_on():
-                seen = running.worker.board.windows
-                await until(lambda: running.worker.board.windows > seen + 10, "windows of live data")
+                seen = running.worker.status.windows
+                await until(lambda: running.worker.status.windows > seen + 10, "windows of live data")
                 done = await promote(settings, str(tmp_path / "new"))
                 assert (done.version, done.was, done.switched, done.workers) == (new, old, True, "followed")
-                seen = running.worker.board.windows
-                await until(lambda: running.worker.board.windows > seen + 10, "windows by the new version")
+                seen = running.worker.status.windows
+                await until(lambda: running.worker.status.windows > seen + 10, "windows by the new version")
             await everything_stored(running.url, load)
             assert not searcher.failures
             assert set(searcher.answers) == {frozenset({old}), frozenset({new})}
@@ -186,7 +186,7 @@ async def test_promotion_under_load_and_rollback(tmp_path: Path, broker: Broker,
             await scores_are_the_versions_own(running.url, settings, new)
 
             assert await roll_back(settings) == (new, old)
-            await until(lambda: running.live.answers == old, "the old version to serve again")
+            await until(lambda: running.supervisor.answers == old, "the old version to serve again")
             await everything_stored(running.url, load)
             await until(lambda: all_committed(settings, group, load), "the old version's offsets")
             await until(lambda: searcher.answers[-1] == {old}, "answers by the old version")
@@ -264,7 +264,7 @@ async def test_an_input_that_fell_silent_long_before_the_others_holds_no_promoti
         await load.send(30)
         await load.send(100, captions=False)
         await until(lambda: all_committed(settings, settings.topic_prefix + settings.group, load), "the past")
-        assert running.worker.board.windows >= 39
+        assert running.worker.status.windows >= 39
     await load.send(10)  # and this is behind what anybody has read, of every input
     done = await promote(settings, str(tmp_path / "new"), patience_s=20)
     assert done.switched
@@ -280,7 +280,7 @@ async def test_a_past_that_no_worker_serves_is_promoted_offline(tmp_path: Path, 
     async with service(settings) as running:
         await load.send(100)
         await until(lambda: all_committed(settings, settings.topic_prefix + settings.group, load), "the past")
-        assert running.worker.board.windows >= 30
+        assert running.worker.status.windows >= 30
     await load.send(50)  # nobody has seen these yet: they are for the workers of the new version to announce
     done = await promote(settings, str(tmp_path / "new"), switch=False)
     assert not done.switched

@@ -1,7 +1,7 @@
 """Invariants that every detector keeps on every stream.
 
-Whatever scores windows is held to them: `for check in CHECKS: check(make, stream)`, where `make` gives a new `Watched`
-detector and `stream` is one of `STREAMS` or any other function that gives windows in order.
+Whatever scores windows is held to them: `hold_to_all(make, stream)`, where `make` gives a new `Watched` detector and
+`stream` is one of `STREAMS` or any other function that gives windows in order.
 """
 
 from __future__ import annotations
@@ -229,3 +229,9 @@ CHECKS: list[Callable[[Make, Stream], None]] = [
     a_state_that_was_given_away_is_never_touched,
     memory_stays_within_its_bound,
 ]
+
+
+def hold_to_all(make: Make, stream: Stream) -> None:
+    """All invariants, one after another."""
+    for check in CHECKS:
+        check(make, stream)

@@ -68,7 +68,7 @@ def observation(
 
 
 class Watched:
-    """A detector, everything it said, and the vectors that a store would hold."""
+    """A detector, all its verdicts and steps, and the vectors that a store would hold."""
 
     def __init__(self, config: DriftConfig | None = None, **changes: Any) -> None:
         self.config = config or DriftConfig(**changes)

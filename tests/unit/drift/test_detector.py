@@ -14,10 +14,10 @@ from tests.unit.drift.support import WARM, Watched, drifted, level, normal_strea
 # -- warming ------------------------------------------------------------------------------------------------------
 
 
-def test_a_new_stream_is_warming_and_says_nothing_else() -> None:
+def test_a_new_stream_is_warming_and_has_no_other_verdict() -> None:
     w = well(WARM)
-    said = {(v.status, v.score, v.severity, v.incident, v.steps) for v in w.verdicts}
-    assert said == {("warming", None, 0, None, ())}
+    verdicts = {(v.status, v.score, v.severity, v.incident, v.steps) for v in w.verdicts}
+    assert verdicts == {("warming", None, 0, None, ())}
 
 
 def test_after_warming_there_is_a_score_of_every_kind_that_can_be_had() -> None:

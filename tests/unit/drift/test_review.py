@@ -23,6 +23,7 @@ def test_a_late_event_that_makes_its_window_odd_has_an_incident_of_its_own_marke
     assert opened.window == closed.window == "w580000"
     assert "late" in opened.text
     assert "flow" in opened.text
+    assert "back to normal" not in closed.text
     assert verdict.status == "alarm"
 
 

@@ -147,3 +147,15 @@ def test_missing_windows_of_past_incidents_cost_nothing_but_the_likeness() -> No
     w.see_all(level(i, 90.0) for i in range(100, 102))
     assert w.kinds == ["opened", "closed", "opened"]
     assert w.steps[-1].nearest_incident is None
+
+
+def test_windows_that_a_replaced_state_held_leave_the_bank_with_the_first_window() -> None:
+    """Retention spares the windows of banks, and must not spare those of a state that is gone for ever."""
+    w = well(60)
+    held = w.detector.bank
+    lost = min(w.detector.state.reference["sensor"])
+    vectors = {start: v for start, v in w.store.items() if start != lost}
+    w.detector = Detector("pump", w.config, w.detector.state, vectors)
+    assert w.detector.bank == held - {lost}
+    w.see(level(60))
+    assert w.detector.bank == {600_000}

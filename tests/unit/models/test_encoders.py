@@ -22,7 +22,7 @@ from models.checkpoint import write_checkpoint
 from models.config import PRIVATE_DIM, SHARED_DIM, ModelConfig, preset
 from models.embedder import Embedder
 from models.encoders import registry
-from models.encoders.base import Encoded, Encoder, place
+from models.encoders.base import Encoded, Encoder, relative_time
 from models.encoders.pretrained import pinned
 from models.encoders.registry import encoder_class, list_encoders, register_encoder
 from models.interface import WindowInput
@@ -46,12 +46,12 @@ class ToyImages(Encoder):
 
     def read(self, window):
         kept = list(self.content(window))[: self.tokens]
-        return np.stack([p for _, p in kept]).reshape(-1, SIDE * SIDE), [place(window, t) for t, _ in kept]
+        return np.stack([p for _, p in kept]).reshape(-1, SIDE * SIDE), [relative_time(window, t) for t, _ in kept]
 
     def bucket(self, item):
         return len(item[0])
 
-    def vary(self, item, rng):
+    def augment(self, item, rng):
         return item[0] * np.float32(rng.uniform(0.9, 1.1)), item[1]
 
     def forward(self, items, rows):
@@ -96,7 +96,7 @@ def test_a_modality_from_outside_has_its_vector_its_share_of_attention_and_moves
     assert np.array_equal(one.unimodal["caption"], two.unimodal["caption"])
 
 
-def test_a_window_of_the_new_modality_alone_is_legal_and_the_same_in_any_company() -> None:
+def test_a_window_of_the_new_modality_alone_is_valid_and_the_same_in_any_batch() -> None:
     model = fresh(with_images())
     alone = WindowInput(0, 10_000, extra={"image": [(3, picture(1)), (4, picture(5))]})
     (one,) = model.embed([alone])
@@ -126,7 +126,7 @@ def test_it_is_saved_and_loaded_like_the_rest(tmp_path: Path) -> None:
 
 
 def test_two_encoders_of_one_name_are_refused() -> None:
-    with pytest.raises(models.ModelError, match="exists already"):
+    with pytest.raises(models.ModelError, match="already exists"):
 
         @register_encoder("image", "toy")
         class Other(ToyImages):
@@ -259,7 +259,7 @@ def heard(seconds: float, seed: int = 0) -> WindowInput:
     return WindowInput(0, 10_000, clips=[(100, noise)], captions=[(7, "rain")])
 
 
-def test_a_sentence_folder_encodes_captions_alike_in_any_company(sentences: Path) -> None:
+def test_a_sentence_folder_encodes_captions_the_same_in_any_batch(sentences: Path) -> None:
     model = fresh(from_folder(caption={"name": "sentence-transformers", "path": str(sentences)}))
     texts = ["rain", "a dog", "", "🔥", "\ud800", "rain " * 400]
     together = model.embed([spoken(text) for text in texts])
@@ -338,26 +338,26 @@ def test_a_missing_library_is_named_with_the_command_that_installs_it(
 def test_variation_is_the_same_for_the_same_seed(sentences: Path) -> None:
     encoder = Network(from_folder(caption={"name": "sentence-transformers", "path": str(sentences)})).encoder("caption")
     item = encoder.read(spoken("rain"))
-    one, two = (encoder.vary(item, random.Random(3)) for _ in range(2))
+    one, two = (encoder.augment(item, random.Random(3)) for _ in range(2))
     assert np.array_equal(one.vectors, two.vectors)
     assert not np.array_equal(one.vectors, item.vectors)
 
 
-def test_swapping_the_captions_of_a_trained_model_leaves_all_else_as_it_was(
+def test_aligning_a_pretrained_caption_encoder_changes_nothing_else(
     sentences: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from models.training import align_pretrained as swapping
-    from models.training.esc10 import Clip
+    from models.training import align_pretrained
+    from models.training.esc10 import Esc10Clip
 
-    monkeypatch.setattr(swapping, "SENTENCES", 24)
-    monkeypatch.setattr(swapping, "PUMPS", 12)
-    monkeypatch.setattr(swapping, "STEPS", 3)
-    monkeypatch.setattr(swapping, "ROWS", 16)
+    monkeypatch.setattr(align_pretrained, "SENTENCES", 24)
+    monkeypatch.setattr(align_pretrained, "PUMPS", 12)
+    monkeypatch.setattr(align_pretrained, "STEPS", 3)
+    monkeypatch.setattr(align_pretrained, "ROWS", 16)
     torch.manual_seed(0)
     base = Network(preset("tiny"))
     write_checkpoint(tmp_path / "base", base, "# base\n")
-    clips = [Clip(str(i), 1, i, np.full(16_000, 900 * i, np.int16)) for i in range(10)]
-    network = swapping.swap(clips, sentences, tmp_path / "base")
+    clips = [Esc10Clip(str(i), 1, i, np.full(16_000, 900 * i, np.int16)) for i in range(10)]
+    network = align_pretrained.align_captions(clips, sentences, tmp_path / "base")
     write_checkpoint(tmp_path / "out", network, "")
     before = models.load(tmp_path / "base")._network.state_dict()
     after = models.load(tmp_path / "out")._network.state_dict()

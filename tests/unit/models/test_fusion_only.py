@@ -1,4 +1,4 @@
-"""A fusion alone over encoders that stay: the same vectors as the usual way, deterministic, and it learns."""
+"""A fusion alone over fixed encoders: the same vectors as the usual way, deterministic, and it learns."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ import torch
 from models.checkpoint import read_checkpoint, write_checkpoint
 from models.config import FUSIONS, preset
 from models.embedder import Embedder
-from models.evaluation.report import MASKS, Corpus, Sign, cut_down, embed_corpus, shared_part
+from models.evaluation.corpus import MASKS, Corpus, Sign
+from models.evaluation.report import embed_corpus, shared_part
 from models.fusion import Whitened
 from models.interface import DIM, WindowInput
 from models.network import Network
+from models.training.augment import uniform_subsets
 from models.training.fusion_only import (
     EncodedCorpus,
     FusionOptions,
-    _Batches,
-    any_subsets,
-    encode,
+    _NeighbourBatches,
+    encode_corpus,
     fit_fusion,
-    found_again,
-    go_on_by_time,
     neighbours,
+    next_window_retrieval,
+    refine_fusion,
     space_of,
 )
 
@@ -61,11 +62,11 @@ def network() -> Network:
 
 @pytest.fixture(scope="module")
 def encoded(network: Network) -> EncodedCorpus:
-    return encode(network, corpus())
+    return encode_corpus(network, corpus())
 
 
 @pytest.mark.parametrize("kind", FUSIONS)
-def test_masks_without_encoding_anew_are_what_windows_cut_down_give(
+def test_masks_without_encoding_again_give_the_vectors_of_windows_cut_down(
     network: Network, encoded: EncodedCorpus, kind: Any
 ) -> None:
     trained = fit_fusion(network, encoded, kind, QUICK, seed=0)
@@ -88,24 +89,24 @@ def test_only_the_fusion_changes_and_the_same_seed_gives_the_same(network: Netwo
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
-def test_training_brings_a_window_that_lost_something_to_its_like(network: Network, encoded: EncodedCorpus) -> None:
+def test_training_brings_a_window_cut_down_to_windows_of_its_state(network: Network, encoded: EncodedCorpus) -> None:
     states = encoded.corpus.states()[encoded.corpus.complete()]
     alike = states[:, None] == states[None]
 
-    def told_apart(trained: Network) -> float:
+    def separation(trained: Network) -> float:
         space = space_of(trained, encoded)
         scores = space.masked["sensors only"] @ space.masked["full"].T
         return float(scores[alike].mean() - scores[~alike].mean())
 
     options = FusionOptions(steps=80, rows=24, rate=5e-3, near_ms=20_000, guard_ms=100_000)
     untrained = fit_fusion(network, encoded, "attention", replace(options, steps=0), 0)
-    assert told_apart(fit_fusion(network, encoded, "attention", options, 0)) > told_apart(untrained) + 0.02
+    assert separation(fit_fusion(network, encoded, "attention", options, 0)) > separation(untrained) + 0.02
 
 
 def test_with_alignment_a_modality_finds_the_joint_vector_of_its_window(
     network: Network, encoded: EncodedCorpus
 ) -> None:
-    def told_apart(align: float) -> float:
+    def separation(align: float) -> float:
         options = FusionOptions(80, 24, 5e-3, near_ms=0, guard_ms=1, align=align)
         space = space_of(fit_fusion(network, encoded, "attention", options, 0), encoded)
         joint, leads = shared_part(space.masked["full"]), []
@@ -114,25 +115,25 @@ def test_with_alignment_a_modality_finds_the_joint_vector_of_its_window(
             leads.append(np.diag(scores).mean() - scores[~np.eye(len(scores), dtype=bool)].mean())
         return float(np.mean(leads))
 
-    assert told_apart(1.0) > told_apart(0.0) + 0.02
+    assert separation(1.0) > separation(0.0) + 0.02
 
 
-def test_a_fusion_goes_on_from_its_own_weights_unless_begun_anew(network: Network, many: EncodedCorpus) -> None:
-    """What has been measured of neighbours has no say yet: the vectors are what they were."""
+def test_a_fusion_continues_from_its_own_weights_or_from_fresh_ones(network: Network, many: EncodedCorpus) -> None:
+    """The measured noise has weight 0 at first: the vectors are what they were."""
     still = FusionOptions(steps=0)
-    kept, anew = (fit_fusion(network, many, "attention", still, 0, anew) for anew in (False, True))
+    kept, fresh = (fit_fusion(network, many, "attention", still, 0, fresh) for fresh in (False, True))
     assert all(whitened.turn.abs().sum() > 0 for whitened in kept.fusion.whitened.values())
     for name, tensor in network.fusion.state_dict().items():
         assert torch.equal(tensor, kept.fusion.state_dict()[name][..., : tensor.shape[-1]] if tensor.dim() else tensor)
     np.testing.assert_allclose(space_of(kept, many).whole, space_of(network, many).whole, atol=1e-6)
-    assert not torch.equal(network.fusion.latents, anew.fusion.latents)
+    assert not torch.equal(network.fusion.latents, fresh.fusion.latents)
 
 
-def test_a_trained_fusion_goes_on_with_its_whitened_vectors_too(network: Network, many: EncodedCorpus) -> None:
+def test_a_trained_fusion_continues_with_its_whitened_vectors_too(network: Network, many: EncodedCorpus) -> None:
     once = fit_fusion(network, many, "attention", QUICK, 0)
-    on = fit_fusion(once, many, "attention", FusionOptions(steps=0), 0, anew=False)
+    on = fit_fusion(once, many, "attention", FusionOptions(steps=0), 0, fresh=False)
     assert all(torch.equal(tensor, on.state_dict()[name]) for name, tensor in once.state_dict().items())
-    plain = fit_fusion(once, many, "concat", QUICK, 0, anew=False)
+    plain = fit_fusion(once, many, "concat", QUICK, 0, fresh=False)
     assert not plain.config.whitened
     assert not any("whitened" in name for name in plain.state_dict())
 
@@ -140,7 +141,7 @@ def test_a_trained_fusion_goes_on_with_its_whitened_vectors_too(network: Network
 @pytest.fixture(scope="module")
 def many(network: Network) -> EncodedCorpus:
     """Pairs of neighbours enough to measure how they differ."""
-    return encode(network, corpus(600))
+    return encode_corpus(network, corpus(600))
 
 
 def test_neighbours_are_each_window_and_the_next_one_that_holds_the_modality() -> None:
@@ -159,9 +160,7 @@ def test_neighbours_are_each_window_and_the_next_one_that_holds_the_modality() -
         assert len(one) == len(pairs)
 
 
-def test_how_well_windows_are_found_again_is_what_counting_by_hand_gives(
-    network: Network, encoded: EncodedCorpus
-) -> None:
+def test_retrieval_of_the_next_window_is_what_counting_by_hand_gives(network: Network, encoded: EncodedCorpus) -> None:
     some, near_ms, guard_ms = encoded.corpus, 2 * HOP, 60_000
     model = Embedder(network, "as it is")
     whole = [one.joint for one in model.embed(some.windows)]
@@ -169,7 +168,7 @@ def test_how_well_windows_are_found_again_is_what_counting_by_hand_gives(
     for i, window in enumerate(some.windows[:-2]):
         following = i + 2  # two machines take turns
         for mask in MASKS.values():
-            cut = cut_down(window, mask)
+            cut = window.only(mask)
             if not (cut.readings or cut.clips or cut.captions):
                 continue
             asked = model.embed([cut])[0].joint
@@ -180,29 +179,30 @@ def test_how_well_windows_are_found_again_is_what_counting_by_hand_gives(
             ]
             ranks.append(1 + sum(float(asked @ whole[j]) >= float(asked @ whole[following]) for j in far))
     expected = float(np.mean(1 / np.array(ranks)))
-    assert found_again(network, encoded, near_ms, guard_ms) == pytest.approx(expected, abs=1e-4)
+    assert next_window_retrieval(network, encoded, near_ms, guard_ms) == pytest.approx(expected, abs=1e-4)
     assert 0.1 < expected < 0.9
-    assert found_again(network, encoded, HOP - 1, guard_ms) == 0.0
+    assert next_window_retrieval(network, encoded, HOP - 1, guard_ms) == 0.0
 
 
 def test_a_fusion_that_broke_finds_nothing(network: Network, encoded: EncodedCorpus) -> None:
     broken = copy.deepcopy(network)
     broken.fusion.latents.fill_(float("nan"))
-    assert found_again(broken, encoded, HOP, 60_000) < 0.1 < found_again(network, encoded, HOP, 60_000)
+    whole, after = (next_window_retrieval(n, encoded, HOP, 60_000) for n in (network, broken))
+    assert after < 0.1 < whole
 
 
-def test_going_on_by_time_never_finds_later_windows_less(network: Network, encoded: EncodedCorpus) -> None:
+def test_refining_never_finds_later_windows_less(network: Network, encoded: EncodedCorpus) -> None:
     for rate in (5e-3, 10.0):  # learns, and breaks
         options = FusionOptions(60, 24, rate, near_ms=HOP, guard_ms=100_000)
-        after, before, found = go_on_by_time(network, encoded, encoded, options, 0)
-        assert found >= before == found_again(network, encoded, HOP, 100_000)
-        assert found == found_again(after, encoded, HOP, 100_000)
+        after, before, found = refine_fusion(network, encoded, encoded, options, 0)
+        assert found >= before == next_window_retrieval(network, encoded, HOP, 100_000)
+        assert found == next_window_retrieval(after, encoded, HOP, 100_000)
         assert (found > before) == (after is not network)
         if rate < 1:
             assert found > before + 0.02
 
 
-def test_whitening_evens_out_how_neighbours_differ_and_so_tells_states_apart() -> None:
+def test_whitening_by_neighbours_separates_states() -> None:
     rng = np.random.default_rng(5)
     states = rng.normal(size=(2, DIM)) * 0.02
     loud = rng.normal(size=(3, DIM))  # directions of noise that hide the states
@@ -215,17 +215,17 @@ def test_whitening_evens_out_how_neighbours_differ_and_so_tells_states_apart() -
     noise = apart.T @ apart / np.trace(apart.T @ apart) * DIM
     np.testing.assert_allclose(turn.T @ (0.99 * noise + 0.01 * np.eye(DIM)) @ turn, np.eye(DIM), atol=1e-4)
 
-    def told_apart(rows: Any) -> float:
+    def separation(rows: Any) -> float:
         cosines = np.asarray(rows) @ np.asarray(rows).T
         return float(cosines[:400, :400].mean() - cosines[:400, 400:].mean())
 
     even = whitened(torch.from_numpy(vectors).float())
     np.testing.assert_allclose(even.norm(dim=-1), 1.0, atol=1e-5)
-    assert told_apart(even) > 3 * told_apart(vectors - vectors.mean(0)) > 0
+    assert separation(even) > 3 * separation(vectors - vectors.mean(0)) > 0
 
 
 @pytest.mark.parametrize("few", ["pairs", "differences"])
-def test_what_cannot_be_measured_stays_silent(few: str) -> None:
+def test_what_cannot_be_measured_stays_zero(few: str) -> None:
     vectors = np.random.default_rng(6).normal(size=(600, DIM))
     whitened = Whitened()
     whitened.measure(vectors, vectors[1 : DIM - 1] - vectors[: DIM - 2] if few == "pairs" else np.zeros((500, DIM)))
@@ -247,16 +247,16 @@ def test_a_whitened_fusion_is_saved_and_read_back_with_all_that_was_measured(
     assert once.tobytes() == twice.tobytes()
 
 
-def test_every_step_is_told(network: Network, encoded: EncodedCorpus) -> None:
-    told: list[tuple[int, float]] = []
-    fit_fusion(network, encoded, "concat", QUICK, 0, told=lambda step, loss: told.append((step, loss)))
-    assert [step for step, _ in told] == [1, 2, 3]
-    assert all(np.isfinite(loss) for _, loss in told)
+def test_every_step_is_reported(network: Network, encoded: EncodedCorpus) -> None:
+    steps: list[tuple[int, float]] = []
+    fit_fusion(network, encoded, "concat", QUICK, 0, on_step=lambda step, loss: steps.append((step, loss)))
+    assert [step for step, _ in steps] == [1, 2, 3]
+    assert all(np.isfinite(loss) for _, loss in steps)
 
 
 def test_a_subset_is_never_empty_never_more_than_there_is_and_any_comes_up() -> None:
     present = torch.tensor([[True, True, True]] * 400 + [[False, True, True]] * 20 + [[False, False, False]])
-    kept = any_subsets(present, random.Random(0))
+    kept = uniform_subsets(present, random.Random(0))
     assert not (kept & ~present).any()
     assert torch.equal(kept.any(-1), present.any(-1))
     counts = np.unique(kept[:400].numpy(), axis=0, return_counts=True)[1]
@@ -264,12 +264,12 @@ def test_a_subset_is_never_empty_never_more_than_there_is_and_any_comes_up() -> 
     assert counts.min() > 30
 
 
-def test_a_batch_pairs_neighbours_and_calls_nothing_unlike_that_may_be_alike() -> None:
+def test_a_batch_pairs_neighbours_and_makes_no_negative_of_what_may_be_the_same_state() -> None:
     some = corpus()
-    said = [replace(w, captions=[(w.start_ms, "all quiet")]) if n < 6 else w for n, w in enumerate(some.windows)]
-    some = replace(some, windows=said)
+    same_text = [replace(w, captions=[(w.start_ms, "all quiet")]) if n < 6 else w for n, w in enumerate(some.windows)]
+    some = replace(some, windows=same_text)
     options = FusionOptions(rows=40, near_ms=20_000, guard_ms=60_000)
-    batches = _Batches(some, options, random.Random(0))
+    batches = _NeighbourBatches(some, options, random.Random(0))
     moved = 0
     for _ in range(5):
         one, other, labels = batches.draw()

@@ -14,8 +14,9 @@ from models.config import PRIVATE_DIM, SHARED_DIM, ModelConfig, Options, preset
 from models.embedder import Embedder
 from models.encoders import registry
 from models.encoders.base import Encoded, Encoder
-from models.interface import DIM, WindowInput, WindowVectors, check_vectors
+from models.interface import DIM, WindowInput, WindowVectors, check_vector, check_vectors
 from models.network import Network
+from tests.standin import StandInModel
 
 WINDOW = WindowInput(0, 10_000, [(0, {"a": 1.0})], [(1, np.zeros(16_000, np.int16))], [(2, "rain")])
 
@@ -57,6 +58,13 @@ def test_a_bad_vector_is_named_with_its_reason_wherever_it_is(kind: str, place: 
     assert reason is not None
     assert reason.startswith(f"the {place} vector")
     assert re.search(expected, reason)
+    assert reason == f"the {place} vector {check_vector(vector)}"
+
+
+def test_a_sound_vector_of_any_float_type_has_no_reason_against_it() -> None:
+    assert check_vector(unit()) is None
+    assert check_vector(unit().astype(np.float64)) is None
+    assert check_vector((unit() * 1.0005).astype(np.float32)) is None
 
 
 @pytest.mark.parametrize(
@@ -137,3 +145,12 @@ def test_a_third_party_encoder_that_fails_spoils_its_own_window_alone_and_is_nam
     assert "image" in reason or "joint" in reason
     for one, other in zip(alone, [found[0], *found[2:]], strict=True):
         assert one.joint.tobytes() == other.joint.tobytes()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
+def test_the_stand_in_can_break_without_an_error_as_a_third_party_encoder_does(value: float) -> None:
+    windows = [replace(WINDOW, captions=[(2, text)]) for text in ("rain", "broken")]
+    found = StandInModel(broken="broken", broken_value=value).embed(windows)
+    reasons = [check_vectors(v, w) for v, w in zip(found, windows, strict=True)]
+    assert reasons[0] is None
+    assert reasons[1] is not None

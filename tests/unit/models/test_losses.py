@@ -151,11 +151,11 @@ def test_neighbours_of_a_stream_and_equal_words_are_ignored_and_all_else_is_a_ne
     labels = co_occurrence(
         stream=torch.tensor([0, 0, 0, 1]),
         time_ms=torch.tensor([0, 10, 100, 10]),
-        said=torch.tensor([5, -1, -1, 5]),
+        caption=torch.tensor([5, -1, -1, 5]),
         guard_ms=30,
     )
     assert labels.tolist() == [[1, 0, -1, 0], [0, 1, -1, -1], [-1, -1, 1, -1], [0, -1, -1, 1]]
 
 
-def test_labels_say_same_different_or_unknown() -> None:
+def test_labels_are_same_different_or_unknown() -> None:
     assert agreement(torch.tensor([1, 2, -1]), torch.tensor([1, -1])).tolist() == [[1, 0], [-1, 0], [0, 0]]

@@ -1,4 +1,4 @@
-"""Training on a stream's own windows: it learns, the same twice over, resumes, stops; and what bad input ends in."""
+"""Training on a stream's own windows: it learns, is deterministic, resumes, stops, and how bad input ends."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from models.checkpoint import read_checkpoint, write_checkpoint
 from models.config import preset
 from models.interface import WindowInput
 from models.network import Network
-from models.training import fusion_only as fusion_fit
+from models.training import fusion_only as fusion_training
 from models.training import own_stream as fitting
-from models.training.own_stream import FitOptions, Fitted, Progress, StreamWindow, fit, split_by_time, start
+from models.training.own_stream import FitOptions, Fitted, Progress, fit, start
+from models.training.stream_windows import StreamWindow, split_training_validation
 from tests.unit.models.test_encoders import picture, with_images
 
 SPAN = 10_000
@@ -51,21 +52,21 @@ def trained(windows: list[StreamWindow], options: FitOptions = QUICK, seed: int 
 def ever_better(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last epoch is the best one: what is kept was trained."""
     seen: dict[int, int] = {}
-    real = fitting.retrieval
+    real = fitting.validation_retrieval
 
     def rising(network: Network, *rest: object) -> dict[str, float]:
         directions = real(network, *rest)
         seen["calls"] = seen.get("calls", 0) + 1
         return {**directions, "rising": float(100 * seen["calls"])}
 
-    monkeypatch.setattr(fitting, "retrieval", rising)
+    monkeypatch.setattr(fitting, "validation_retrieval", rising)
 
 
 def version(fitted: Fitted, folder: Path) -> str:
     return write_checkpoint(folder, fitted.network, "")
 
 
-def check_sane(fitted: Fitted, folder: Path) -> None:
+def check_usable(fitted: Fitted, folder: Path) -> None:
     """Finite weights, a folder that loads, finite vectors of every subset."""
     assert all(t.isfinite().all() for t in fitted.network.state_dict().values())
     write_checkpoint(folder, fitted.network, "")
@@ -91,43 +92,43 @@ ORDER = ("sensor", "audio", "caption")
 
 @pytest.mark.parametrize("loss", ["infonce", "triplet"])
 def test_every_loss_trains(loss: str, tmp_path: Path) -> None:
-    check_sane(trained(plant(60), replace(QUICK, loss=loss, epochs=1)), tmp_path)
+    check_usable(trained(plant(60), replace(QUICK, loss=loss, epochs=1)), tmp_path)
 
 
 @pytest.mark.parametrize("fusion", ["concat", "mean"])
 def test_every_fusion_trains(fusion: str, tmp_path: Path) -> None:
     config = replace(preset("tiny"), fusion=fusion)
-    check_sane(fit(plant(60), start(config, None, 0), replace(QUICK, epochs=1)), tmp_path)
+    check_usable(fit(plant(60), start(config, None, 0), replace(QUICK, epochs=1)), tmp_path)
 
 
 def test_a_balanced_model_is_trained_saved_and_loaded(tmp_path: Path) -> None:
     fitted = trained(plant(60), replace(QUICK, epochs=1, balance="whiten"))
-    check_sane(fitted, tmp_path)
+    check_usable(fitted, tmp_path)
     assert read_checkpoint(tmp_path)[0].config.balance == "whiten"
 
 
-def test_progress_tells_epoch_step_loss_and_retrieval() -> None:
-    told: list[Progress] = []
-    trained(plant(60), QUICK, told=told.append)
-    assert all(p.retrieval is not None and 0 < p.retrieval <= 1 for p in told)
-    epochs = [(p.epoch, p.step) for p in told if p.stage == "epoch"]
-    assert epochs == [(e, s) for e in range(2) for s in range(1, told[0].steps + 1)]
-    assert all(math.isfinite(p.loss) and p.loss > 0 for p in told)
+def test_progress_has_epoch_step_loss_and_retrieval() -> None:
+    seen: list[Progress] = []
+    trained(plant(60), QUICK, on_progress=seen.append)
+    assert all(p.retrieval is not None and 0 < p.retrieval <= 1 for p in seen)
+    epochs = [(p.epoch, p.step) for p in seen if p.stage == "epoch"]
+    assert epochs == [(e, s) for e in range(2) for s in range(1, seen[0].steps + 1)]
+    assert all(math.isfinite(p.loss) and p.loss > 0 for p in seen)
 
 
 @pytest.mark.usefixtures("ever_better")
-def test_the_fusion_is_told_after_the_epochs() -> None:
-    told: list[Progress] = []
-    fitted = trained(plant(60), QUICK, told=told.append)
-    epochs, fusion = ([p for p in told if p.stage == stage] for stage in ("epoch", "fusion"))
-    assert told == epochs + fusion
+def test_progress_of_the_fusion_follows_that_of_the_epochs() -> None:
+    seen: list[Progress] = []
+    fitted = trained(plant(60), QUICK, on_progress=seen.append)
+    epochs, fusion = ([p for p in seen if p.stage == stage] for stage in ("epoch", "fusion"))
+    assert seen == epochs + fusion
     assert [(p.step, p.steps) for p in fusion] == [
         (s, fitted.training // 4) for s in range(1, fitted.training // 4 + 1)
     ]
 
 
 def test_where_no_epoch_was_better_the_encoders_are_what_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fitting, "retrieval", lambda *_: {"a -> b": 0.5})
+    monkeypatch.setattr(fitting, "validation_retrieval", lambda *_: {"a -> b": 0.5})
     begun = start(preset("tiny"), None, 1)
     before = {name: tensor.clone() for name, tensor in begun.state_dict().items()}
     fitted = fit(plant(60), begun, QUICK)
@@ -141,25 +142,25 @@ def test_the_fusion_by_time_is_kept_only_where_it_finds_later_windows_better(
     better: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([0.3, 0.4 if better else 0.3])
-    monkeypatch.setattr(fusion_fit, "found_again", lambda *_: next(scores))
-    monkeypatch.setattr(fitting, "retrieval", lambda *_: {"a -> b": 0.5})
+    monkeypatch.setattr(fusion_training, "next_window_retrieval", lambda *_: next(scores))
+    monkeypatch.setattr(fitting, "validation_retrieval", lambda *_: {"a -> b": 0.5})
     begun = start(preset("tiny"), None, 1)
     before = begun.fusion.latents.detach().clone()
     fitted = fit(plant(60), begun, QUICK)
-    assert (fitted.found_before, fitted.found) == (0.3, 0.4 if better else 0.3)
+    assert (fitted.next_window_before, fitted.next_window) == (0.3, 0.4 if better else 0.3)
     assert torch.equal(before, fitted.network.fusion.latents) == (not better)
     assert fitted.network.config.whitened == better
 
 
 def test_training_stops_when_validation_gets_no_better(monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([0.1, 0.5, 0.4, 0.3, 0.2, 0.1, 0.1, 0.1])
-    monkeypatch.setattr(fitting, "retrieval", lambda *_: {"a -> b": next(scores)})
+    monkeypatch.setattr(fitting, "validation_retrieval", lambda *_: {"a -> b": next(scores)})
     fitted = trained(plant(60), replace(QUICK, epochs=7, patience=2))
     assert (fitted.epochs, fitted.best_epoch, fitted.retrieval) == (3, 1, 0.5)
 
 
 @pytest.mark.usefixtures("ever_better")
-def test_a_modality_from_outside_is_trained_like_ours(tmp_path: Path) -> None:
+def test_a_third_party_modality_is_trained_like_the_built_in_ones(tmp_path: Path) -> None:
     windows = [
         replace(w, window=replace(w.window, extra={"image": [(w.window.start_ms, picture(i % 4))]}))
         for i, w in enumerate(plant(60))
@@ -174,7 +175,7 @@ def test_a_modality_from_outside_is_trained_like_ours(tmp_path: Path) -> None:
     assert set(models.load(tmp_path).embed([windows[0].window])[0].attention) == {*ORDER, "image"}
 
 
-# -- the same twice over ---------------------------------------------------------------------------------------------
+# -- deterministic ----- ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("ever_better")
@@ -205,10 +206,10 @@ def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(tmp_path: Path) -
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        trained(windows, options, told=stop_in_the_third_epoch, keep=tmp_path / "state")
-    told: list[Progress] = []
-    resumed = trained(windows, options, told=told.append, keep=tmp_path / "state", resume=True)
-    assert {p.epoch for p in told if p.stage == "epoch"} == {2}
+        trained(windows, options, on_progress=stop_in_the_third_epoch, keep=tmp_path / "state")
+    seen: list[Progress] = []
+    resumed = trained(windows, options, on_progress=seen.append, keep=tmp_path / "state", resume=True)
+    assert {p.epoch for p in seen if p.stage == "epoch"} == {2}
     assert resumed.best_epoch == 3
     assert version(resumed, tmp_path / "resumed") == whole
 
@@ -235,7 +236,7 @@ def test_nothing_to_resume_and_a_damaged_state_are_clear_errors(tmp_path: Path) 
 
 def test_validation_is_the_last_part_of_the_time_with_a_gap_before_it() -> None:
     windows = plant(100)
-    before, after = split_by_time(windows, 0.2, 3 * SPAN)
+    before, after = split_training_validation(windows, 0.2, 3 * SPAN)
     assert after == windows[80:]
     assert before == windows[:77]
 
@@ -250,7 +251,7 @@ def test_fine_tuning_starts_from_all_weights_that_fit() -> None:
     assert torch.equal(other.state_dict()["encoders.caption.sentence.place"], given["encoders.caption.sentence.place"])
 
 
-def test_cuda_that_is_not_there_is_said_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_that_is_not_there_is_an_error_that_names_what_mends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(models.ModelError, match="--device cpu"):
         fitting.choose_device("cuda")
@@ -261,7 +262,7 @@ def test_cuda_that_is_not_there_is_said_with_the_way_out(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("modality", ["readings", "clips", "captions"])
-def test_one_modality_only_is_said_with_what_would_mend_it(modality: str) -> None:
+def test_one_modality_only_is_an_error_that_names_what_mends_it(modality: str) -> None:
     none = {name: () for name in ("readings", "clips", "captions") if name != modality}
     windows = [replace(w, window=replace(w.window, **none)) for w in plant(60)]
     with pytest.raises(models.ModelError, match="no window holds two modalities"):
@@ -269,7 +270,7 @@ def test_one_modality_only_is_said_with_what_would_mend_it(modality: str) -> Non
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 39])
-def test_too_few_windows_are_said_with_what_would_mend_it(count: int) -> None:
+def test_too_few_windows_are_an_error_that_names_what_mends_it(count: int) -> None:
     with pytest.raises(models.ModelError, match="SENSORIUM_WINDOW__SIZE_MS"):
         trained(plant(count))
 
@@ -280,7 +281,7 @@ def test_all_windows_at_one_time_cannot_be_split() -> None:
         trained(same)
 
 
-def spoiled(kind: str) -> list[StreamWindow]:
+def degenerate(kind: str) -> list[StreamWindow]:
     out = []
     for w in plant(60):
         window = w.window
@@ -311,18 +312,18 @@ def spoiled(kind: str) -> list[StreamWindow]:
 @pytest.mark.parametrize(
     "kind", ["constant sensors", "nan", "huge", "silence", "empty clips", "one caption", "all of it the same"]
 )
-def test_spoiled_windows_end_in_a_sane_model(kind: str, tmp_path: Path) -> None:
-    check_sane(trained(spoiled(kind), replace(QUICK, epochs=1)), tmp_path)
+def test_degenerate_windows_end_in_a_usable_model(kind: str, tmp_path: Path) -> None:
+    check_usable(trained(degenerate(kind), replace(QUICK, epochs=1)), tmp_path)
 
 
-def test_windows_that_lack_now_this_and_now_that_train(tmp_path: Path) -> None:
+def test_windows_that_each_lack_another_modality_train(tmp_path: Path) -> None:
     fields = ("readings", "clips", "captions")
     windows = [replace(w, window=replace(w.window, **{fields[i % 3]: ()})) for i, w in enumerate(plant(70))]
     windows += [StreamWindow("quiet", WindowInput(i, i + 1)) for i in range(5)]
-    check_sane(trained(windows, replace(QUICK, epochs=1)), tmp_path)
+    check_usable(trained(windows, replace(QUICK, epochs=1)), tmp_path)
 
 
-def test_a_loss_that_is_no_number_ends_the_training_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_not_finite_is_an_error_that_names_what_mends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fitting, "step_losses", lambda *_: {"a": torch.tensor(math.nan, requires_grad=True)})
     with pytest.raises(models.ModelError, match="--rate"):
         trained(plant(60))

@@ -14,24 +14,14 @@ from typer.testing import CliRunner
 
 from models.errors import ModelError
 from models.evaluation import report as evaluation
-from models.evaluation.report import (
-    GUARD_MS,
-    MASKS,
-    Corpus,
-    Sign,
-    cut_down,
-    embed_corpus,
-    evaluate,
-    fault_signs,
-    precisions,
-    split_by_time,
-)
+from models.evaluation.corpus import GUARD_MS, MASKS, Corpus, Sign, fault_signs, split_by_time
+from models.evaluation.report import embed_corpus, evaluate, precisions
 from models.interface import DIM, MODALITY_NAMES, WindowInput, WindowVectors
-from models.training.compare_fusions import Tables, report
+from models.training.compare_fusions import Tables, comparison_report
 from streams.cli import app
 from streams.cli.common import CommandError
-from streams.settings import AudioSettings, WindowSettings
-from streams.sources.labelled import labelled_windows
+from streams.settings import Settings
+from streams.sources.dataset import labelled_windows
 from tests.two_models import random_model
 
 HOP = 10_000
@@ -45,8 +35,8 @@ def corpus(count: int = 240, streams: int = 3) -> Corpus:
     for n in range(count):
         at, state = n // streams * HOP, int(rng.integers(3))
         clip = (at, np.zeros(10, np.int16))
-        said = [(at, f"round {n}")] if n % 2 else []
-        windows.append(WindowInput(at, at + HOP, [(at, {"state": float(state), "own": float(n)})], [clip], said))
+        captions = [(at, f"round {n}")] if n % 2 else []
+        windows.append(WindowInput(at, at + HOP, [(at, {"state": float(state), "own": float(n)})], [clip], captions))
         names.append(f"s{n % streams}")
         signs.append([Sign(STATES[state])])
     return Corpus(windows, names, signs)
@@ -86,7 +76,7 @@ class Oracle:
 def test_a_mask_takes_away_what_it_does_not_name() -> None:
     window = corpus().windows[1]
     for mask in MASKS.values():
-        cut = cut_down(window, mask)
+        cut = window.only(mask)
         held = {"sensor": cut.readings, "audio": cut.clips, "caption": cut.captions}
         assert {name for name, some in held.items() if some} == set(mask)
 
@@ -109,13 +99,13 @@ def test_no_answer_is_a_neighbour_in_time_of_the_question() -> None:
         assert apart[i, j] == (not near)
 
 
-def test_rare_and_unknown_states_are_not_asked_for() -> None:
+def test_rare_and_unknown_states_are_not_queried() -> None:
     some = corpus(60)
     signs = [[], [Sign("once")], *some.signs[2:]]
-    assert replace(some, signs=signs).asked().tolist() == [False, False, *[True] * 58]
+    assert replace(some, signs=signs).queryable().tolist() == [False, False, *[True] * 58]
 
 
-def test_a_window_cut_down_is_asked_only_for_what_shows_in_what_is_left() -> None:
+def test_the_state_of_a_window_cut_down_is_what_shows_in_the_rest_of_it() -> None:
     rain, hot = Sign("rain", frozenset({"audio", "caption"})), Sign("hot", frozenset({"sensor"}))
     some = replace(corpus(4), signs=[[rain, hot], [rain], [hot], []])
     assert some.states().tolist() == ["rain+hot", "rain", "hot", ""]
@@ -123,7 +113,7 @@ def test_a_window_cut_down_is_asked_only_for_what_shows_in_what_is_left() -> Non
     assert some.states(("sensor",)).tolist() == ["hot", "calm", "hot", ""]
 
 
-def test_a_kind_that_only_says_where_is_a_fault_in_each_modality() -> None:
+def test_a_kind_that_only_names_modalities_is_a_fault_in_each() -> None:
     everywhere, heard, worn = (
         fault_signs(*told)
         for told in (
@@ -162,7 +152,7 @@ def test_a_model_that_knows_the_state_finds_it_and_one_that_is_noise_does_not() 
     json.dumps(measured, allow_nan=False)
 
 
-def test_retrieval_asks_in_all_directions_and_says_of_how_many() -> None:
+def test_retrieval_is_in_all_directions_with_the_number_of_queries() -> None:
     measured = evaluate(Oracle(0.5), corpus(), seeds=1)["retrieval"]
     names = [*MODALITY_NAMES, "joint"]
     assert set(measured) == {f"{a} -> {b}" for a in names for b in names if a != b}
@@ -170,7 +160,7 @@ def test_retrieval_asks_in_all_directions_and_says_of_how_many() -> None:
     assert {(one["recall at 1"], one["median rank"], one["of"]) for one in measured.values()} == {(1.0, 1.0, 120.0)}
 
 
-def test_windows_that_say_the_same_are_all_right_answers() -> None:
+def test_windows_with_the_same_captions_are_all_relevant() -> None:
     some = corpus()
     same = [replace(w, captions=[(w.start_ms, "all quiet")]) if w.captions else w for w in some.windows]
     scrambled = Oracle(100.0)
@@ -178,7 +168,7 @@ def test_windows_that_say_the_same_are_all_right_answers() -> None:
     assert one["median rank"] == 1  # whatever is nearest is right
 
 
-def test_masks_are_asked_of_windows_that_hold_all_three() -> None:
+def test_masks_are_measured_on_windows_that_hold_all_three() -> None:
     some = corpus()
     space = embed_corpus(Oracle(0.1), some)
     assert len(space.index) == 120
@@ -200,7 +190,7 @@ def test_a_window_of_which_nobody_knows_the_state_is_no_answer() -> None:
         assert before.mean() == 1.0
 
 
-def test_a_recording_without_words_says_what_is_missing() -> None:
+def test_a_recording_without_captions_is_an_error_that_names_what_is_missing() -> None:
     some = corpus()
     with pytest.raises(ModelError, match="hold readings, sound and a caption"):
         embed_corpus(Oracle(1), replace(some, windows=[replace(w, captions=()) for w in some.windows]))
@@ -220,7 +210,7 @@ def tables(attention: float, spread: float = 0.05) -> Tables:
 
 def test_a_lead_is_sure_only_beyond_its_interval_and_over_the_best_single_modality() -> None:
     for value, spread, wins, surely in ((0.7, 0.05, True, True), (0.61, 0.05, False, False), (0.7, 2.0, None, False)):
-        one = report([tables(value, spread)])["same mask"]["full"]
+        one = comparison_report([tables(value, spread)])["same mask"]["full"]
         if spread < 1:
             assert one["best single"] == "sensor alone"
             assert one["wins"] is wins
@@ -229,14 +219,14 @@ def test_a_lead_is_sure_only_beyond_its_interval_and_over_the_best_single_modali
 
 
 def test_seeds_are_averaged_query_by_query_and_shown_one_by_one() -> None:
-    row = report([tables(0.7), tables(0.9)])["whole windows"]["no caption"]["methods"]["attention"]
+    row = comparison_report([tables(0.7), tables(0.9)])["whole windows"]["no caption"]["methods"]["attention"]
     assert row["precision"] == pytest.approx(np.mean(row["of each seed"]), abs=1e-3)
     assert row["of each seed"][1] - row["of each seed"][0] == pytest.approx(0.2, abs=1e-3)
 
 
-async def test_a_recording_becomes_the_windows_of_the_service_with_what_its_labels_say(plant_recording: Path) -> None:
-    found = await labelled_windows(plant_recording, WindowSettings(), AudioSettings())
-    assert len({(one.stream, one.content.start_ms) for one in found}) == len(found) == 3 * 90
+async def test_a_recording_becomes_the_windows_of_the_service_with_its_labels(plant_recording: Path) -> None:
+    found = await labelled_windows(plant_recording, Settings(state=plant_recording / "none"))
+    assert len({(one.stream, one.window.start_ms) for one in found}) == len(found) == 3 * 90
     rows = (plant_recording / "labels.csv").read_text().splitlines()[1:]
     assert rows
     faulty = {one.stream for one in found if one.faults}
@@ -244,7 +234,7 @@ async def test_a_recording_becomes_the_windows_of_the_service_with_what_its_labe
     assert {(kind, " ".join(shows)) for one in found for kind, shows in one.faults} == {
         tuple(row.split(",")[3:5]) for row in rows
     }
-    assert sum(len(one.content.readings) for one in found) == sum(
+    assert sum(len(one.window.readings) for one in found) == sum(
         len(path.read_text().splitlines()) - 1 for path in (plant_recording / "sensors").glob("*.csv")
     )
 
@@ -272,8 +262,8 @@ def test_the_command_prints_tables_and_json(tmp_path: Path, small_recording: Pat
     assert set(measured["masks"]) == set(MASKS)
     assert all(0 < stage["p50"] <= stage["p95"] for stage in measured["CPU ms of a window"].values())
     text = run(*arguments)
-    for said in ("sensor -> caption", "captions only", "modality gap", "shots of", "in batches of", "bootstrap"):
-        assert said in text
+    for shown in ("sensor -> caption", "captions only", "modality gap", "shots of", "in batches of", "bootstrap"):
+        assert shown in text
 
 
 def test_the_command_compares_fusions_over_the_encoders_of_a_model(tmp_path: Path, small_recording: Path) -> None:

@@ -15,10 +15,11 @@ import models
 from models.checkpoint import write_checkpoint
 from models.config import preset
 from models.embedder import Embedder
+from models.evaluation.metrics import roc_auc
 from models.interface import WindowInput
 from models.training import shipped as training
 from models.training import synthetic
-from models.training.esc10 import CLASS_OF_SOUND, TEXT_TO_SOUND, Clip, check_sounds, roc_auc
+from models.training.esc10 import CLASS_OF_SOUND, TEXT_TO_SOUND, Esc10Clip, check_sounds
 
 ESC10 = Path(__file__).resolve().parents[4] / "shared" / "data" / "esc10"
 
@@ -30,9 +31,9 @@ def tone(sound: int, seed: int) -> np.ndarray:
     return (wave * 6_000).astype(np.int16)
 
 
-def made_up_clips() -> list[Clip]:
+def made_up_clips() -> list[Esc10Clip]:
     return [
-        Clip(f"{fold}-{sound}", fold, sound, tone(sound, 10 * fold + sound))
+        Esc10Clip(f"{fold}-{sound}", fold, sound, tone(sound, 10 * fold + sound))
         for fold in (1, 2, 3)
         for sound in range(10)
     ]

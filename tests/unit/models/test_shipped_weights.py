@@ -12,9 +12,10 @@ import pytest
 
 import models
 from models.embedder import Embedder
+from models.evaluation.metrics import roc_auc
 from models.interface import WindowInput
 from models.training import synthetic
-from models.training.esc10 import read_clips, roc_auc
+from models.training.esc10 import read_clips
 from tests.conftest import DATA
 
 pytestmark = pytest.mark.recording

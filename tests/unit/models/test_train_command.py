@@ -15,8 +15,8 @@ import models
 from streams.cli import app
 from streams.cli.common import CommandError
 from streams.settings import Settings, WindowSettings
-from streams.sources import dataset as lessons
-from streams.sources.dataset import Chosen, lessons_of_recording, lessons_of_topics
+from streams.sources import dataset
+from streams.sources.dataset import WindowSelection, windows_of_recording, windows_of_topics
 from streams.sources.recording import Recording
 
 
@@ -32,7 +32,7 @@ def run(*arguments: object):
 async def test_a_recording_becomes_windows_by_time_that_hold_its_events(
     plant_recording: Path, settings: Settings
 ) -> None:
-    found = await lessons_of_recording(plant_recording, settings, Chosen())
+    found = await windows_of_recording(plant_recording, settings, WindowSelection())
     counts = Recording(plant_recording).counts()
     assert found.events == sum(counts.values())
     assert not found.refused
@@ -48,7 +48,7 @@ async def test_overlapping_windows_hold_an_event_as_often_as_the_services_do(
     plant_recording: Path, tmp_path: Path
 ) -> None:
     halves = Settings(state=tmp_path, window=WindowSettings(size_ms=10_000, hop_ms=5_000))
-    found = await lessons_of_recording(plant_recording, halves, Chosen())
+    found = await windows_of_recording(plant_recording, halves, WindowSelection())
     assert sum(len(w.window.readings) for w in found.windows) == 2 * Recording(plant_recording).counts()["sensor"]
 
 
@@ -58,11 +58,11 @@ async def test_a_time_range_a_stream_and_a_number_of_windows_are_kept_to(
     recording = Recording(plant_recording)
     middle = recording.start_ms // 10_000 * 10_000 + 300_000
     stream = recording.streams[0]
-    some = await lessons_of_recording(plant_recording, settings, Chosen(middle, middle + 100_000, stream))
+    some = await windows_of_recording(plant_recording, settings, WindowSelection(middle, middle + 100_000, stream))
     assert [w.window.start_ms for w in some.windows] == list(range(middle, middle + 100_000, 10_000))
     assert {w.stream for w in some.windows} == {stream}
-    few = await lessons_of_recording(plant_recording, settings, Chosen(most=7))
-    whole = await lessons_of_recording(plant_recording, settings, Chosen())
+    few = await windows_of_recording(plant_recording, settings, WindowSelection(most=7))
+    whole = await windows_of_recording(plant_recording, settings, WindowSelection())
     assert [(w.stream, w.window.start_ms) for w in few.windows] == [
         (w.stream, w.window.start_ms) for w in whole.windows[-7:]
     ]
@@ -82,9 +82,9 @@ async def test_topics_give_the_windows_of_the_recording_in_any_order_and_refuse_
         for record in records:
             yield record
 
-    monkeypatch.setattr(lessons, "read_all", read_all)
-    found = await lessons_of_topics(settings, "nowhere:9", Chosen())
-    expected = await lessons_of_recording(plant_recording, settings, Chosen())
+    monkeypatch.setattr(dataset, "read_all", read_all)
+    found = await windows_of_topics(settings, "nowhere:9", WindowSelection())
+    expected = await windows_of_recording(plant_recording, settings, WindowSelection())
     assert found.refused == {"not_utf8": 1}
     assert len(found.windows) == len(expected.windows)
     for one, two in zip(found.windows, expected.windows, strict=True):
@@ -114,18 +114,18 @@ def test_training_from_scratch_ends_in_a_folder_that_a_worker_loads(plant_record
         "--json",
     )
     assert ran.exit_code == 0, ran.output
-    said = json.loads(ran.stdout)
+    shown = json.loads(ran.stdout)
     model = models.load(out)
-    assert model.version == said["version"]
-    assert said["windows"] == 100
-    assert 0 < said["training"] < 80
+    assert model.version == shown["version"]
+    assert shown["windows"] == 100
+    assert 0 < shown["training"] < 80
     assert {"model.safetensors", "config.json", "calibration.safetensors", "card.md"} == {p.name for p in out.iterdir()}
     assert "sensorium train --init scratch --seed 0" in (out / "card.md").read_text()
     assert isinstance(run("--recording", plant_recording, "--out", out).exception, CommandError)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         ((), "--recording DIR, or --topics"),
         (("--recording", ".", "--topics"), "--recording DIR, or --topics"),
@@ -136,13 +136,13 @@ def test_training_from_scratch_ends_in_a_folder_that_a_worker_loads(plant_record
         (("--recording", "REC", "--resume", "--init", "scratch", "--preset", "tiny"), "without --resume"),
     ],
 )
-def test_a_mistake_is_one_line_that_says_what_mends_it(
-    arguments: tuple[str, ...], said: str, plant_recording: Path, tmp_path: Path
+def test_a_mistake_is_one_line_that_names_what_mends_it(
+    arguments: tuple[str, ...], expected: str, plant_recording: Path, tmp_path: Path
 ) -> None:
     given = [str(plant_recording) if a == "REC" else a for a in arguments]
     ran = run(*given, "--out", tmp_path / "out")
     assert isinstance(ran.exception, (CommandError, models.ModelError))
-    assert said in str(ran.exception)
+    assert expected in str(ran.exception)
     assert len(str(ran.exception).splitlines()) == 1
 
 

@@ -20,8 +20,8 @@ class Engine:
         self._points = list(points)
         self._descending = descending
         self._random = random.Random(seed)
-        self.asked = 0
-        self.given = 0
+        self.requested = 0
+        self.returned = 0
 
     async def by_start(self, beyond_ms: int | None, limit: int) -> list[Point]:
         sign = -1 if self._descending else 1
@@ -35,8 +35,8 @@ class Engine:
         return self._counted(sorted(found, key=lambda p: p.id), limit)
 
     def _counted(self, found: list[Point], limit: int) -> list[Point]:
-        self.asked += limit
-        self.given += len(found[:limit])
+        self.requested += limit
+        self.returned += len(found[:limit])
         return found[:limit]
 
 
@@ -73,15 +73,15 @@ async def test_one_point_costs_two() -> None:
     engine = Engine(points_of(range(1000)), True, 1)
     found = [p async for p in scroll(engine, descending=True, limit=1, page=256, after=None)]
     assert [p.payload["start"] for p in found] == [999]
-    assert engine.asked == 2
+    assert engine.requested == 2
 
 
 async def test_a_page_of_points_that_start_together_reads_no_more_than_twice_its_size() -> None:
     engine = Engine(points_of([7] * 5000), False, 1)
     found = [p async for p in scroll(engine, descending=False, limit=100, page=256, after=None)]
     assert len(found) == 100
-    assert engine.given == 202
+    assert engine.returned == 202
     after = (7, found[-1].id)
     engine = Engine(points_of([7] * 5000), False, 1)
     assert len([p async for p in scroll(engine, descending=False, limit=100, page=256, after=after)]) == 100
-    assert engine.given == 101
+    assert engine.returned == 101

@@ -46,25 +46,25 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retrying, "_WAITS_S", (0.0,))
 
 
-async def test_an_outage_is_waited_for_and_said_once() -> None:
-    said: list[bool] = []
+async def test_an_outage_is_waited_for_and_reported_once() -> None:
+    calls: list[bool] = []
     reasons: list[str | None] = []
 
     def on_wait(waiting: bool) -> None:
-        said.append(waiting)
+        calls.append(waiting)
         reasons.append(store.waiting_for)
 
     store = RetryingStore(Flaky(AWAY, AWAY, AWAY), on_wait)
     assert await store.count() == 0
-    assert said == [True, False]
+    assert calls == [True, False]
     assert reasons == [str(AWAY), None]
 
 
 async def test_what_no_retry_mends_is_raised() -> None:
-    said: list[bool] = []
+    calls: list[bool] = []
     with pytest.raises(StoreError, match="UNAUTHENTICATED"):
-        await RetryingStore(Flaky(StoreError("UNAUTHENTICATED")), said.append).count()
-    assert said == []
+        await RetryingStore(Flaky(StoreError("UNAUTHENTICATED")), calls.append).count()
+    assert calls == []
 
 
 @pytest.mark.parametrize("descending", [False, True])
@@ -86,7 +86,7 @@ async def test_a_scroll_goes_on_by_position_and_holds_no_ids() -> None:
     assert behind.scrolls == [(None, 8), ((2000, window(2).id), 5)]
 
 
-async def test_a_long_outage_is_said_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_long_outage_is_logged_again(monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
     monkeypatch.setattr(retrying.log, "warning", lambda event, **_: lines.append(event))
     monkeypatch.setattr(retrying, "_LOG_EVERY_S", 0.0)
