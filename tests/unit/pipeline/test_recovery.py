@@ -15,7 +15,7 @@ from streams.pipeline.recovery import Origin, StateLoader, drift_config
 from streams.pipeline.state import PartitionState, StreamState
 from streams.settings import Settings
 from streams.store.base import Point
-from streams.windows.types import Fired, Record, StreamIdle, WindowConfig, window_id
+from streams.windows.types import Fired, Late, Record, StreamIdle, WindowConfig, window_id
 from tests.memory_store import MemoryStore
 from tests.unit.drift.support import Watched, observation
 from tests.unit.pipeline.payloads import SIZE_MS, window_payload
@@ -140,10 +140,8 @@ async def test_a_window_of_other_records_is_final_and_nothing_replaces_it(origin
     assert stream.final_before_ms == SIZE_MS
     assert stream.last_start_ms == 0
     outputs = p.outputs(Record(1, "pump", reading(1_000)), Record(2, "pump", reading(15_000)))
-    assert [type(output).__name__ for output in outputs if not isinstance(output, StreamIdle)][0] == "Late"
+    assert isinstance(outputs[0], Late)
     assert [output.start_ms for output in outputs if isinstance(output, Fired)] == [SIZE_MS]
-    kinds = [type(output).__name__ for output in outputs if not isinstance(output, StreamIdle)]
-    assert kinds[0] == "Late"
 
 
 def test_an_origin_names_topic_and_partition_of_each_modality() -> None:
