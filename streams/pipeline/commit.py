@@ -172,6 +172,9 @@ class Committer:
         partition.finished[output.stream] = output.start_ms
         stream = partition.streams.get(output.stream)
         if stream is not None:
+            if output.ahead:
+                stream.revisions.pop(output.start_ms, None)
+                return
             final = output.start_ms + partition.config.hop_ms
             stream.final_before_ms = max(final, stream.final_before_ms or final)
             for start in list(stream.revisions):  # a copy: the executor may be adding to it

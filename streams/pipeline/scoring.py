@@ -298,7 +298,8 @@ class Scorer:
             vectors=named(vectors),
             channels=channel_stats(window.readings),
         )
-        in_order = before is None and (stream.last_start_ms is None or window.start_ms > stream.last_start_ms)
+        newest = stream.last_start_ms is None or window.start_ms > stream.last_start_ms
+        in_order = before is None and newest and not window.ahead
         drift: str | None = None
         if in_order:
             work.bank_before = detector.bank if stream.bank is None else stream.bank

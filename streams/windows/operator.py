@@ -219,15 +219,17 @@ class PartitionWindows:
         """
         state = self._streams.get(stream) or self._new_stream(stream)
         windows = {window.start_ms: window for window in stored}
+        final_ones = [
+            window
+            for window in windows.values()
+            if window.foreign
+            or any(m and min(m) < resume for m, resume in zip(window.members, self._resume, strict=True))
+        ]
+        state.final_ahead |= {window.start_ms for window in final_ones if window.ahead}
         final = max(
             state.final_before_ms if state.restored_before_ms is None else state.restored_before_ms,
             LONG_AGO if final_before_ms is None else final_before_ms,
-            *(
-                window.start_ms + self.config.hop_ms
-                for window in windows.values()
-                if window.foreign
-                or any(m and min(m) < resume for m, resume in zip(window.members, self._resume, strict=True))
-            ),
+            *(window.start_ms + self.config.hop_ms for window in final_ones if not window.ahead),
         )
         if len(state.stored) > _LOOKUPS_KEPT:
             state.stored = {start: known for start, known in state.stored.items() if start >= final}

@@ -111,6 +111,11 @@ class StreamWindows:
         sensors, sounds, captions = self.open
         return {*sensors, *sounds, *captions}
 
+    def is_ahead(self, start_ms: int) -> bool:
+        """Whether a pane or window begins ahead of the own clock, where there is one."""
+        own = max(self.newest)
+        return LONG_AGO < own < start_ms
+
     # -- time ----------------------------------------------------------------------------------------------------
 
     def advance(self, emit: Callable[[Output], None], idle: Sequence[bool] = (False, False, False)) -> None:
@@ -227,6 +232,7 @@ class StreamWindows:
             home.members if home else ((), (), ()),
             self.stored.get(start),
             self.clock.interval_ms,
+            self.is_ahead(start),
         )
 
     def _close(self, start: int, emit: Callable[[Output], None]) -> None:
@@ -235,7 +241,7 @@ class StreamWindows:
         if start in self.dirty:
             self.dirty.remove(start)
             pane.tidy()
-        emit(PaneFinal(self.name, start, pane.members))
+        emit(PaneFinal(self.name, start, pane.members, self.is_ahead(start)))
 
     def _settle(self, final_before_ms: int) -> None:
         """Windows that start before this are final: nothing of them need be known any more."""
