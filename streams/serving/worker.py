@@ -114,8 +114,8 @@ class Worker:
         self.store = RetryingStore(bare, self._on_store_wait)
         producer = new_producer(settings, self.bootstrap)
         self.outputs = KafkaOutputs(producer, settings.topic, new=lambda: new_producer(settings, self.bootstrap))
-        await self.outputs.start()
         exits.push_async_callback(self._stop_producer)
+        await self.outputs.start()
         self._clips = await exits.enter_async_context(ClipDecoder(settings.audio))
         self._watch = InputWatch(
             settings,
