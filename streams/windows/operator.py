@@ -145,6 +145,8 @@ class PartitionWindows:
                 # read again after a restart: its window is final and stored, so it is final itself
                 offsets = tuple((record.offset,) if m == modality else () for m in range(len(MODALITIES)))
                 self._out.append(PaneFinal(stream.name, start, offsets))
+                # the clock goes on as it did when this record was read first
+                self._advance(stream, modality, record.event.time_ms)
             else:
                 late_ms = restored_before - self.config.hop_ms - start + self.config.allowed_lateness_ms
                 self._out.append(Late(modality, record, late_ms))
