@@ -188,12 +188,12 @@ def load_settings(**overrides: Any) -> Settings:
         lines = []
         for problem in error.errors():
             where = ".".join(str(part) for part in problem["loc"])
-            said = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+            message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
             if problem["type"] == "extra_forbidden":
-                said = "there is no such setting; all of them are in the README, under Configuration"
+                message = "there is no such setting; all of them are in the README, under Configuration"
             given = f"--{where}" if overrides.get(where) is not None else origin_of(where)
             origin = "" if given == "default" else f" (from {given})"
-            lines.append(f"setting {where}{origin}: {said}" if where else said)
+            lines.append(f"setting {where}{origin}: {message}" if where else message)
         raise SettingsError("\n".join(lines)) from None
     except SettingsError:
         raise

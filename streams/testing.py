@@ -92,7 +92,7 @@ class RecordedOutputs:
 
 
 class _Fuse:
-    """Lets a number of writes through and holds every other for ever: what a process does that is killed."""
+    """Lets a number of writes through and holds every other: what a process does that is killed."""
 
     def __init__(self) -> None:
         self.left: int | None = None
@@ -420,7 +420,7 @@ class Harness:
             await asyncio.sleep(0.001)
 
     async def _guarded(self, work: Any) -> None:
-        """Run `work`, but fail at once if inference has failed: nobody would empty the queue any more."""
+        """Run `work`, but fail at once if scoring has failed: nobody would empty the queue any more."""
         run = self._running()
         task = asyncio.ensure_future(work)
         try:

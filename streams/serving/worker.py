@@ -65,7 +65,7 @@ class WorkerSnapshot:
 
 
 class Worker:
-    """Consumes the three inputs until told to stop. Not started yet: use `async with`."""
+    """Consumes the three inputs until stopped. Not started yet: use `async with`."""
 
     def __init__(
         self,
@@ -202,7 +202,7 @@ class Worker:
         return self._watch.problem is not None
 
     async def _until_whole(self, stop: asyncio.Event) -> bool:
-        """Wait until the inputs can be read again; False: told to stop before."""
+        """Wait until the inputs can be read again; False: stopped before."""
         while not stop.is_set():
             await self._watch.look()
             if self._watch.problem is None:

@@ -363,7 +363,7 @@ class PartitionWindows:
                 self._note_advance(stream)
             return stream.last_event_at + quiet_after
         stream.fire_all(self._out.append)
-        quiet_after = stream.clock.quiet_after_ms()  # what has fired may have told more of its intervals
+        quiet_after = stream.clock.quiet_after_ms()  # what has fired may show longer intervals
         if quiet_ms < quiet_after:
             return stream.last_event_at + quiet_after
         close_at = stream.last_event_at + quiet_after + self.config.allowed_lateness_ms

@@ -99,7 +99,7 @@ async def produce(settings: Settings, folder: Path) -> int:
 
 async def ours(settings: Settings, events: int) -> dict[str, float]:
     """A worker until every event is in a window that was announced."""
-    from streams.service import freeze_gc, limit_malloc_arenas
+    from streams.process import freeze_gc, limit_malloc_arenas
     from streams.serving.worker import Worker
 
     class Measured(Worker):
