@@ -254,6 +254,13 @@ def test_one_event_from_the_future_draws_no_other_along_in_a_tie(feed: Feed) -> 
     assert [name for name in released if name != "s1"] == ["s0", "a0", "s2", "a1", "s3"]
 
 
+def test_a_repeat_of_an_event_from_the_future_confirms_it_no_more_in_a_tie(feed: Feed) -> None:
+    feed.add_events(SENSOR, [(7, 100), (7, 9_999_999), (7, 9_999_999), (7, 200), (7, 300)])
+    feed.add_events(AUDIO, [(7, 150), (7, 250)])
+    released = feed.release(1_000, 1_000, 1_000)
+    assert [name for name in released if name not in ("s1", "s2")] == ["s0", "a0", "s3", "a1", "s4"]
+
+
 def test_a_tie_waits_for_an_input_that_may_have_more_of_it(feed: Feed) -> None:
     feed.add_events(SENSOR, [(7, 100), (7, 200)])
     feed.add_events(AUDIO, [(7, 150)])
