@@ -86,10 +86,9 @@ class RecordedOutputs:
         timestamp_ms: int | None = None,
     ) -> None:
         sent = Sent(topic, key, value, tuple(headers))
+        self.sent.append(sent)
         if self._append is not None and topic in INPUTS and partition is not None:
             self._append(sent, partition, timestamp_ms)
-        else:
-            self.sent.append(sent)
 
 
 class _Fuse:
@@ -396,7 +395,10 @@ class Harness:
         for number in numbers:
             tps = [(TOPICS[modality], number) for modality in MODALITIES]
             starts = [start_at(self.committed.get(tp), self._begin[tp], len(self._log[tp])) for tp in tps]
-            run.pipeline.ingest.assign(number, [start.offset for start in starts])
+            run.pipeline.ingest.assign(number, starts)
+            for (topic, _), start in zip(tps, starts, strict=True):
+                if start.lost:
+                    run.metrics.lost.labels(topic, str(number)).inc(start.lost)
             run.position.update((tp, start.offset) for tp, start in zip(tps, starts, strict=True))
 
     def _progress(self, modality: Modality, number: int) -> InputProgress | None:

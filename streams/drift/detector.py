@@ -7,17 +7,15 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from streams.drift import scores
+from streams.drift import baselines
 from streams.drift.config import DriftConfig
 from streams.drift.incidents import Evidence, close_for, late_steps, next_step
 from streams.drift.reference_bank import ReferenceBanks
 from streams.drift.scoring import LEARN_REFERENCE, Scored, score, scored_modalities, severity_of, shares_of
 from streams.drift.state import Baseline, DriftState, Past, Spread
-from streams.drift.types import Observation, Vector, Verdict
-from streams.events.types import MODALITIES, MODALITY_BIT
+from streams.drift.types import MODALITY_BITS, Observation, Vector, Verdict
 
 _NAMESPACE = uuid.UUID("5e450b1a-0f1c-5d2e-9c55-d21f70000001")
-_BITS = tuple((modality.value, MODALITY_BIT[modality]) for modality in MODALITIES)
 _CHANNELS_NAMED = 5  # in a step
 _PRESENCE_MEMORY = 60  # windows over which the share of those with a modality is taken
 _MISSING = "reference windows are missing from the store: learning anew"
@@ -120,8 +118,9 @@ class Detector:
                     state = self._forget()
         state.cusum = 0.0 if ended else scored.cusum  # what was summed up belongs to the incident that is over
         self._learn(window, scored, warming)
-        # the last window of an incident still belongs to it
-        open_id = step.id if ended and step is not None else None if state.incident is None else state.incident.id
+        open_id = None if state.incident is None else state.incident.id
+        if ended and step is not None:
+            open_id = step.id  # the last window of an incident still belongs to it
         verdict = self._verdict(window, scored, warming, open_id)
         if self._replaced is not None:
             reason = state.reason or _MISSING
@@ -233,12 +232,12 @@ class Detector:
         for _, key in scored.keys:
             spread = state.spreads.get(key)
             if spread is not None and key in scored.distances and calm:
-                clip = 4.0 * scores.scale_of(spread, config.knn_floor)
-                state.spreads[key] = scores.learn(spread, scored.distances[key], clip)
+                clip = 4.0 * baselines.scale_of(spread, config.knn_floor)
+                state.spreads[key] = baselines.learn(spread, scored.distances[key], clip)
                 frozen = state.reference_spreads.get(key, Spread())
                 if frozen.n < LEARN_REFERENCE:
-                    clip = 4.0 * scores.scale_of(frozen, config.knn_floor)
-                    state.reference_spreads[key] = scores.learn(frozen, scored.reference_distances[key], clip)
+                    clip = 4.0 * baselines.scale_of(frozen, config.knn_floor)
+                    state.reference_spreads[key] = baselines.learn(frozen, scored.reference_distances[key], clip)
         self._learn_channels(window, scored, slow=not (calm or warming))
         if state.incident is None:
             self._learn_presence(window)
@@ -260,9 +259,9 @@ class Detector:
                 baseline = Baseline()
             calm = not slow or baseline.n < config.warm_modality
             own_scale, noise = scored.scales.get(name, (0.0, 0.0))
-            state.channels[name] = scores.channel_learn(
+            state.channels[name] = baselines.channel_learn(
                 baseline,
-                scores.tame(stats.mean),
+                baselines.tame(stats.mean),
                 rate if calm else rate * config.alarm_learning,
                 own_scale=own_scale,
                 noise=noise,
@@ -273,6 +272,6 @@ class Detector:
         """How many of the last windows had each modality: one that seldom comes is not missed."""
         presence = self.state.presence
         rate = 1.0 / min(self.state.windows, _PRESENCE_MEMORY)
-        for name, bit in _BITS:
+        for name, bit in MODALITY_BITS:
             had = presence.get(name, 0.0)
             presence[name] = had + rate * (bool(window.mask & bit) - had)

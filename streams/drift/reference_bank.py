@@ -20,16 +20,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from streams.drift.baselines import learn, nearest
 from streams.drift.config import DriftConfig
-from streams.drift.scores import learn, nearest
 from streams.drift.state import DriftState, Spread
-from streams.drift.types import Observation, Vector
-from streams.events.types import MODALITIES, MODALITY_BIT
+from streams.drift.types import MODALITY_BITS, Observation, Vector
 
 Row = NDArray[np.int16]
 _ONE = 32767  # the number that stands for 1.0: products of unit vectors, and sums of them, fit 32 bits
 _FIRST_ROWS = 4  # allocated for a new bank
-_BITS = tuple((modality.value, MODALITY_BIT[modality]) for modality in MODALITIES)
 
 
 def row_of(vector: Vector) -> Row:
@@ -45,7 +43,7 @@ def distances(row: Row, rows: Row) -> NDArray[np.float64]:
 
 def bank_keys(window: Observation) -> list[tuple[str, str]]:
     """(vector name, bank key) of everything in a window that is compared with a bank."""
-    present = [(name, name) for name, bit in _BITS if window.mask & bit and name in window.vectors]
+    present = [(name, name) for name, bit in MODALITY_BITS if window.mask & bit and name in window.vectors]
     return [*present, ("joint", f"joint/{window.mask}")]
 
 

@@ -15,15 +15,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from streams.drift import scores
+from streams.drift import baselines
 from streams.drift.config import DriftConfig
 from streams.drift.reference_bank import ReferenceBanks, Row, bank_keys, row_of
 from streams.drift.state import DriftState
-from streams.drift.types import Observation
-from streams.events.types import MODALITIES, MODALITY_BIT, ChannelChange
+from streams.drift.types import MODALITY_BITS, Observation
+from streams.events.types import ChannelChange
 
 LEARN_REFERENCE = 60  # calm windows after which the distance to the reference is known, and frozen
-_BITS = tuple((modality.value, MODALITY_BIT[modality]) for modality in MODALITIES)
 _RATIO_MAX = 10.0
 
 
@@ -74,15 +73,15 @@ def _score_vectors(
         found = banks.compare(state, key, row, without=without)
         if found is None:
             continue
-        scored.reference_distances[key] = scores.nearest(found.reference, config.neighbours)[0]
-        distance, nearest = scores.nearest(found.both, config.neighbours)
+        scored.reference_distances[key] = baselines.nearest(found.reference, config.neighbours)[0]
+        distance, nearest = baselines.nearest(found.both, config.neighbours)
         scored.distances[key] = distance
         if name == "joint" or scored.nearest_normal is None:
             scored.nearest_normal = found.starts[nearest]
         spread = state.spreads.get(key)
         if spread is None:
             continue
-        scale = scores.scale_of(spread, config.knn_floor)
+        scale = baselines.scale_of(spread, config.knn_floor)
         line = scale * max(2.0, config.knn_sigmas + config.extra_sigmas)
         ratio = min(_RATIO_MAX, max(0.0, (distance - spread.mean) / line))
         scored.ratios["joint" if name == "joint" else f"knn/{name}"] = ratio
@@ -94,7 +93,7 @@ def _score_cusum(config: DriftConfig, state: DriftState, key: str, scored: Score
     spread = state.reference_spreads.get(key)
     if spread is None or spread.n < LEARN_REFERENCE:
         return
-    scale = scores.scale_of(spread, config.knn_floor)
+    scale = baselines.scale_of(spread, config.knn_floor)
     z = min(4.0, (scored.reference_distances[key] - spread.mean) / scale)
     limit = config.cusum_limit + 3.0 * config.extra_sigmas
     # bounded: when a drift is mended, its incident is over in reasonable time
@@ -110,15 +109,15 @@ def _score_channels(config: DriftConfig, state: DriftState, window: Observation,
         baseline = state.channels.get(name)
         if baseline is None or not math.isfinite(stats.mean):
             continue
-        value, noise = scores.tame(stats.mean), scores.tame(stats.std) / math.sqrt(stats.n)
-        own = scores.channel_scale(baseline, config.channel_floor)
-        z = scores.channel_z(baseline, value, max(own, noise))
+        value, noise = baselines.tame(stats.mean), baselines.tame(stats.std) / math.sqrt(stats.n)
+        own = baselines.channel_scale(baseline, config.channel_floor)
+        z = baselines.channel_z(baseline, value, max(own, noise))
         scored.scales[name] = own, noise
         if baseline.n < config.warm_modality:
             continue
         judged = True
         if abs(z) > line * config.close_below:
-            expected, actual = scores.shown(baseline.mean), scores.shown(stats.mean)
+            expected, actual = baselines.shown(baseline.mean), baselines.shown(stats.mean)
             shown = round(max(-999.0, min(999.0, z)), 2)
             scored.changes.append((abs(shown), ChannelChange(name, expected, actual, shown, stats.unit)))
         worst = max(worst, abs(z) / line)
@@ -140,7 +139,7 @@ def scored_modalities(scored: Scored) -> frozenset[str]:
 def shares_of(window: Observation, scored: Scored) -> dict[str, float]:
     """How much each present modality speaks for an alarm; sums to 1. Readings speak by vector or by channel."""
     weights = {}
-    for name, bit in _BITS:
+    for name, bit in MODALITY_BITS:
         if window.mask & bit:
             ratio = scored.ratios.get(f"knn/{name}", 0.0)
             if name == "sensor":

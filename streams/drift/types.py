@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.drift.channel_stats import ChannelStats
-from streams.events.types import IncidentEvent
+from streams.events.types import MODALITIES, MODALITY_BIT, IncidentEvent
 
-__all__ = ["ChannelStats", "Observation", "Status", "Vector", "Verdict"]
+__all__ = ["MODALITY_BITS", "ChannelStats", "Observation", "Status", "Vector", "Verdict"]
 
 Vector = NDArray[np.float32]
 Status = Literal["warming", "ok", "alarm"]
+MODALITY_BITS = tuple((modality.value, MODALITY_BIT[modality]) for modality in MODALITIES)  # (name, bit) of masks
 
 
 @dataclass(frozen=True, slots=True)

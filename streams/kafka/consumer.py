@@ -8,8 +8,8 @@ unpack comes as `UnreadableRecord`s (`unpacking`), and records that are deleted 
 Private names of Faust 0.15.3 that this relies on: of the consumer `_wait_next_records`, `_to_message`, `_add_gap`,
 `_read_offset`, `_buffered_partitions`, `_paused_partitions`, `_thread`, `_new_consumer_thread`; of its thread
 `_consumer`, `_ensure_consumer`, `_create_worker_consumer`; of the app `_new_transport`, `_create_directories`. Of
-aiokafka 0.14: `AIOKafkaConsumer._isolation_level`, `_auto_offset_reset` (read when it starts) and
-`_subscription.subscription.assignment.state_value`. Tests on a real broker guard them.
+aiokafka 0.14: `AIOKafkaConsumer._isolation_level`, `_auto_offset_reset` (read when it starts),
+`_coordinator.check_errors` and `_subscription.subscription.assignment.state_value`. Tests on a real broker guard them.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from aiokafka.structs import OffsetAndMetadata
 from faust.app.base import BootStrategy
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
+from mode import Service
 
 from streams.kafka import unpacking
 from streams.kafka.failures import passes, refused
@@ -148,6 +149,24 @@ class BatchConsumer(driver.Consumer):
             self._report_lost(tp, position, begins[tp])
             self._expected[tp] = max(position, begins[tp])
             await self._put_back(tp)
+
+    @Service.task  # type: ignore[untyped-decorator]  # mode is not followed by mypy
+    async def _watch_group(self) -> None:
+        """aiokafka holds an error of its group membership, and the membership with it, until somebody asks for it.
+
+        Faust does not.
+        """
+        while not self.should_stop:
+            await self.sleep(_RETRY_S)
+            try:
+                await self._thread.call_thread(self._check_in_thread)
+            except KafkaError as error:
+                await self._reading_failed(error)
+
+    async def _check_in_thread(self) -> None:
+        consumer = self._thread._consumer
+        if consumer is not None and consumer._coordinator is not None:
+            consumer._coordinator.check_errors()
 
     async def _reading_failed(self, error: KafkaError) -> None:
         """Wait where that mends the error; end the worker with one line where it does not."""

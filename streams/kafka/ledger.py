@@ -28,9 +28,13 @@ class OffsetLedger:
     def __init__(self) -> None:
         self._partitions: dict[Hashable, _Partition] = {}
 
-    def begin(self, tp: Hashable, epoch: int) -> None:
-        """Start a partition afresh under `epoch`; whatever was tracked before is forgotten."""
+    def begin(self, tp: Hashable, epoch: int, end: int | None = None) -> None:
+        """Start a partition afresh under `epoch`; whatever was tracked before is forgotten.
+
+        `end`: an offset that may be committed right away, because the records before it are gone.
+        """
         self._partitions[tp] = _Partition(epoch)
+        self._partitions[tp].end = end
 
     def forget(self, tp: Hashable) -> None:
         """Drop a revoked partition: nothing of it will be committed."""

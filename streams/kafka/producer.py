@@ -120,6 +120,15 @@ class KafkaOutputs:
                     self.waiting_since = None
                 return
 
+    async def start(self) -> None:
+        """Start the producer. Raises `KafkaRefused`, or the `KafkaError` of a broker that is away."""
+        try:
+            await self._producer.start()
+        except KafkaError as error:
+            if passes(error):
+                raise
+            raise refused(error, "writing") from None
+
     async def stop(self) -> None:
         """Stop the producer, and those that were replaced."""
         await asyncio.gather(self._producer.stop(), *self._closing, return_exceptions=True)
@@ -151,7 +160,7 @@ class KafkaOutputs:
                     break
                 except KafkaError as error:
                     if not passes(error):
-                        raise refused(error, "a new producer") from None
+                        raise refused(error, "writing") from None
                     await asyncio.sleep(_RETRY_AFTER_S[-1])
             self._producer = producer
             closing = asyncio.create_task(_close(refused_one))

@@ -14,14 +14,14 @@ the globals `MemoryRecords` and `PartitionRecords` (replaced by `install`) with 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException, UnsupportedCodecError
 from aiokafka.record.default_records import DefaultRecordBatch, _DefaultRecordBatchPy
-from aiokafka.record.legacy_records import LegacyRecordBatch
+from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import decode_varint
 
 from streams.events.types import RawRecord, Reason, Rejection
@@ -91,47 +91,53 @@ def install() -> None:
 
 
 class Batches:
-    """`MemoryRecords` that also keeps the bytes of the batch at hand: `raw`."""
+    """`MemoryRecords` that keeps the fetched bytes, to find the batch at hand in them when it cannot be unpacked."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
-        self._at = 0
-        self._end = self._find_end()
-        self.raw = memoryview(b"")
+        self._error: Exception | None = None
+        self.has_next: Callable[[], bool]
+        try:
+            batches = MemoryRecords(data)
+        except Exception as error:  # the bytes cannot be taken apart at all
+            self._error = error
+            self.has_next = lambda: True
+        else:
+            self.has_next, self._next_batch = batches.has_next, batches.next_batch
 
     def size_in_bytes(self) -> int:
         return len(self._data)
 
-    def has_next(self) -> bool:
-        return self._end is not None
-
     def next_batch(self) -> Any:
         """The next record batch. Raises `CorruptRecordException` where its length is absurd: nothing follows then."""
-        if self._end is None:
-            return None
-        self.raw = memoryview(self._data)[self._at : self._end]
-        self._at = self._end
-        if len(self.raw) < _PREFIX.size:
-            self._at, self._end = len(self._data), None
-            raise CorruptRecordException(f"a record batch of {len(self.raw)} bytes")
-        self._end = self._find_end()
-        magic = self.raw[_PREFIX.size - 1]
-        return DefaultRecordBatch(self.raw) if magic >= 2 else LegacyRecordBatch(self.raw, magic)
+        if self._error is not None:
+            raise self._error
+        try:
+            return self._next_batch()
+        except Exception as error:
+            self._error = error
+            raise
 
-    def next_base_offset(self) -> int | None:
-        """The base offset of the batch after the one at hand, or None at the end of what was fetched."""
-        if self._end is None:
-            return None
-        base: int = struct.unpack_from(">q", self._data, self._at)[0]
-        return base
+    @property
+    def broken(self) -> bool:
+        """Whether no further batch can be found."""
+        return self._error is not None
 
-    def _find_end(self) -> int | None:
-        """Where the batch at `_at` ends; None where less than a whole one is left."""
-        if len(self._data) - self._at < _LENGTH_END:
-            return None
-        length: int = struct.unpack_from(">i", self._data, self._at + 8)[0]
-        end = self._at + _LENGTH_END + max(0, length)
-        return end if end <= len(self._data) else None
+    def find(self, number: int) -> tuple[bytes, int | None]:
+        """The bytes of a batch by its number from 1 on, and the base offset of the one behind it, if any."""
+        at = 0
+        for _ in range(number - 1):
+            at = self._end(at)
+        end = self._end(at)
+        whole = end < len(self._data) - _LENGTH_END and self._end(end) <= len(self._data)
+        following: int | None = struct.unpack_from(">q", self._data, end)[0] if whole else None
+        return self._data[at:end], following
+
+    def _end(self, at: int) -> int:
+        if len(self._data) - at < _LENGTH_END:
+            return len(self._data)
+        length: int = struct.unpack_from(">i", self._data, at + 8)[0]
+        return at + _LENGTH_END + max(0, length)
 
 
 class ReadableRecords(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokafka is not followed by mypy
@@ -141,34 +147,40 @@ class ReadableRecords(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokaf
 
     def _unpack_records(self) -> Iterator[Any]:
         batches: Batches = self._records
+        tp, check_crcs, consumer_record = self._tp, self._check_crcs, self._consumer_record
+        number = 0
         while batches.has_next():
+            number += 1
             try:
                 batch = batches.next_batch()
-                if self._check_crcs and not batch.validate_crc():
+                if check_crcs and not batch.validate_crc():
                     raise _ChecksumError("its checksum (CRC) does not fit its bytes")
-                if self._is_skipped(batch):
+                if (batch.is_control_batch or batch.is_transactional) and self._is_skipped(batch):
                     self.next_fetch_offset = batch.next_offset
                     continue
                 for record in batch:
                     if record.offset < self.next_fetch_offset:
                         continue  # a compressed batch comes whole, also when asked for from its middle
-                    found = self._consumer_record(self._tp, record)
+                    found = consumer_record(tp, record)
                     self.next_fetch_offset = record.offset + 1
                     yield found
                 # also past records at the end of the batch that compaction has removed
                 self.next_fetch_offset = batch.next_offset
             except Exception as error:
-                yield from self._step_over(bytes(batches.raw), batches.next_base_offset(), error)
+                yield from self._step_over(*batches.find(number), error)
+                if batches.broken:
+                    return
 
     def _is_skipped(self, batch: Any) -> bool:
         """Control batches, and with `read_committed` those of aborted transactions."""
+        control = bool(batch.is_control_batch)
         if self._isolation_level == fetcher.READ_COMMITTED and batch.producer_id is not None:
             self._consume_aborted_up_to(batch.base_offset)
-            if batch.is_control_batch and self._contains_abort_marker(batch):
+            if control and self._contains_abort_marker(batch):
                 self._aborted_producers.discard(batch.producer_id)
             if batch.is_transactional and batch.producer_id in self._aborted_producers:
                 return True
-        return bool(batch.is_control_batch)
+        return control
 
     def _step_over(self, raw: bytes, following: int | None, error: Exception) -> Iterator[Any]:
         """What can be had of a batch that failed, from the position on; then the position is behind the batch."""

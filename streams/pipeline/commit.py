@@ -113,6 +113,8 @@ class Committer:
                     continue
                 if work is not None:
                     outcomes[work.outcome] = outcomes.get(work.outcome, 0) + 1
+                    if work.outcome == "superseded":
+                        continue
                     if work.payload is None:
                         failure = self._publisher.failure(work.id, work.window, partition.number, work.failure)
                         sends.create_task(failure)
@@ -142,7 +144,7 @@ class Committer:
         stream = partition.streams.get(output.stream)
         if not output.active and stream is not None and stream.newest_start_ms is not None:
             await self._store.set_payload(
-                self._loader.window_id(output.stream, stream.newest_start_ms), {"silent": True}
+                self._loader.window_id(output.stream, stream.newest_start_ms), {"silent": output.event_ms}
             )
 
     def _count(self, works: list[Work]) -> None:
@@ -170,6 +172,9 @@ class Committer:
         partition.finished[output.stream] = output.start_ms
         stream = partition.streams.get(output.stream)
         if stream is not None:
+            if output.ahead:
+                stream.revisions.pop(output.start_ms, None)
+                return
             final = output.start_ms + partition.config.hop_ms
             stream.final_before_ms = max(final, stream.final_before_ms or final)
             for start in list(stream.revisions):  # a copy: the executor may be adding to it

@@ -22,7 +22,7 @@ from streams.events.types import MODALITIES, Event, Modality, Reason, Rejection
 from streams.kafka.failures import RecordTooLarge
 from streams.kafka.ledger import OffsetLedger
 from streams.kafka.producer import Outputs
-from streams.kafka.progress import InputProgress
+from streams.kafka.progress import InputProgress, Start
 from streams.metrics import Metrics
 from streams.pipeline.idleness import caught_up
 from streams.pipeline.merge import Held
@@ -99,15 +99,15 @@ class Ingest:
 
     # -- assignment ----------------------------------------------------------------------------------------------
 
-    def assign(self, number: int, resume: Sequence[int], epoch: int | None = None) -> PartitionState:
-        """Take over a partition number; `resume` is the first offset that will be read of each modality."""
+    def assign(self, number: int, starts: Sequence[Start], epoch: int | None = None) -> PartitionState:
+        """Take over a partition number; `starts`: where reading begins in each modality's input."""
         epoch = self._epochs.get(number, 0) + 1 if epoch is None else epoch
         self._epochs[number] = epoch
-        sensor, audio, caption = resume
+        sensor, audio, caption = (start.offset for start in starts)
         partition = PartitionState(number, epoch, self._config, (sensor, audio, caption), self._limit)
         self.partitions[number] = partition
-        for modality in MODALITIES:
-            self._ledger.begin((self._topic[modality], number), epoch)
+        for modality, start in zip(MODALITIES, starts, strict=True):
+            self._ledger.begin((self._topic[modality], number), epoch, start.offset if start.lost else None)
         return partition
 
     def revoke(self, number: int) -> None:

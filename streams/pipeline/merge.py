@@ -168,12 +168,14 @@ class InputMerge:
             for held in one.take(bisect_right(one.times, time_ms, one.start)):
                 by_stream.setdefault(held.record.stream, []).append(held)
             for stream, own in by_stream.items():
-                place = LONG_AGO
-                aligned = streams.setdefault(stream, [])
+                place, aligned = LONG_AGO, streams.setdefault(stream, [])
+                times = [held.record.event.time_ms for held in own]
+                following = times[:]  # the next event time that is another one
+                for i in range(len(own) - 2, -1, -1):
+                    following[i] = times[i + 1] if times[i + 1] != times[i] else following[i + 1]
                 for i, held in enumerate(own):
-                    # events keep their order within an input; a single one from the future draws none along
-                    following = own[i + 1].record.event.time_ms if i + 1 < len(own) else held.record.event.time_ms
-                    place = max(place, min(held.record.event.time_ms, following))
+                    # events keep their order within an input; a single time from the future draws none along
+                    place = max(place, min(times[i], following[i]))
                     aligned.append((place, modality, i, held))
         for aligned in streams.values():
             aligned.sort(key=lambda entry: entry[:3])

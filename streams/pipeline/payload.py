@@ -44,9 +44,10 @@ class WindowPayload(msgspec.Struct, kw_only=True):
     drift: str | None  # the detector's state after this window; None: it was scored out of order
     reason: str | None = None  # why the stream is warming
     unwatched: int = 0  # channels beyond the detector's limit
+    ahead: bool = False  # the window begins ahead of the stream's own clock: readings from the future
     bank: bool = False  # a member of the stream's reference banks: retention spares it
     interval: int | None = None  # the stream's usual interval between events, ms
-    silent: bool = False  # the stream was reported as silent after this window
+    silent: int | None = None  # the stream's newest event, ms, where it was reported as silent after this window
     # bookkeeping
     home: dict[str, int]
     duplicates: int
@@ -152,6 +153,7 @@ def payload_of(
         reason=verdict.reason,
         unwatched=verdict.unwatched_channels,
         interval=window.interval_ms,
+        ahead=window.ahead,
         **bookkeeping(window, origin, final_before_ms),
     )
 
@@ -176,6 +178,7 @@ def stored_window(payload: WindowPayload, origin: Mapping[str, str]) -> StoredWi
         members=tuple(decode_offsets(members.get(m.value, "")) for m in MODALITIES),
         payload=payload,
         foreign=foreign,
+        ahead=payload.ahead,
     )
 
 

@@ -79,7 +79,7 @@ class StateLoader:
         async for point in self._store.scroll(Filter(stream=stream, from_ms=since)):
             stored.append(stored_window(payload_from(point.payload), origin))
         partition.operator.restore(
-            stream, newest.final_before, stored, interval_ms=newest.interval, silent=newest.silent
+            stream, newest.final_before, stored, interval_ms=newest.interval, silent_since_ms=newest.silent
         )
         final = state.final_before_ms = partition.operator.final_before(stream)
         if final is None:

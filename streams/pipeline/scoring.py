@@ -30,8 +30,10 @@ from streams.windows.model_input import window_input
 from streams.windows.types import Fired
 
 log = structlog.get_logger(__name__)
+_IN_FLIGHT = 8  # batches that may be scored and not stored yet, and some
+_MEASURE_EVERY = 32  # windows of a stream between two looks at its detector's size
 
-Outcome = Literal["new", "revised", "recounted", "known", "kept", "failed"]
+Outcome = Literal["new", "revised", "recounted", "known", "kept", "superseded", "failed"]
 
 
 @dataclass(slots=True, eq=False)
@@ -39,7 +41,8 @@ class Work:
     """One fired window on its way through: what is known of it, and what it becomes.
 
     Outcomes: `new`; `revised`, another content than before; `recounted`, repeats came in; `known`, stored as it is;
-    `kept`, the stored window stays because records that it is made of are gone; `failed`, no model can take it.
+    `kept`, the stored window stays because records that it is made of are gone; `superseded`, a later firing is in the
+    same batch; `failed`, no model can take it.
     """
 
     partition: PartitionState
@@ -55,6 +58,15 @@ class Work:
     failure: str = ""
     bank_before: frozenset[int] = frozenset()
     bank_after: frozenset[int] = frozenset()
+
+
+@dataclass(slots=True)
+class _Warm:
+    """A stream whose detector is held in memory."""
+
+    stream: StreamState
+    nbytes: int = 0
+    batch: int = 0  # that used it last
 
 
 @dataclass(slots=True)
@@ -82,7 +94,8 @@ class Scorer:
         self._origin = origin
         self._most_bytes = detector_bytes
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="scoring")
-        self._warm: OrderedDict[int, tuple[StreamState, int]] = OrderedDict()  # with a detector, and its bytes
+        self._warm: OrderedDict[int, _Warm] = OrderedDict()  # streams with a detector, longest unused first
+        self._batches = 0
         self._bytes = 0
         self._unwatched: dict[str, int] = {}  # channels beyond the detector's limit, per stream
 
@@ -106,6 +119,7 @@ class Scorer:
             in_batch.add(key)
             window_id = self._loader.window_id(window.stream, window.start_ms)
             works[i] = Work(partition, window, stream, window_id, content_hash, before)
+        self._batches += 1
         await self._score_all(list(works.values()))
         self._cool()
         return Batch(items, works)
@@ -144,17 +158,23 @@ class Scorer:
     def _warm_up(self, stream: StreamState) -> None:
         if stream.detector is None:
             return
-        _, held = self._warm.pop(id(stream), (stream, 0))
-        now = stream.detector.nbytes
-        self._bytes += now - held
-        self._warm[id(stream)] = (stream, now)
+        warm = self._warm.pop(id(stream), None)
+        if warm is None:
+            warm = _Warm(stream)
+        if not warm.nbytes or stream.detector.state.windows % _MEASURE_EVERY == 0:
+            self._bytes -= warm.nbytes
+            warm.nbytes = stream.detector.nbytes
+            self._bytes += warm.nbytes
+        warm.batch = self._batches
+        self._warm[id(stream)] = warm
 
     def _cool(self) -> None:
         """Let go of detectors that were not used for long: what they know is in the store, as far as it was scored."""
-        while self._bytes > self._most_bytes and len(self._warm) > 1:
-            _, (stream, held) = self._warm.popitem(last=False)
-            stream.detector = None
-            self._bytes -= held
+        while self._bytes > self._most_bytes:
+            oldest = next(iter(self._warm.values()))
+            if oldest.batch > self._batches - _IN_FLIGHT:
+                break  # its last windows may not be stored yet
+            self._drop_detector(oldest.stream)
         self._metrics.detectors.set(len(self._warm))
 
     # -- windows that are stored ---------------------------------------------------------------------------------
@@ -200,19 +220,32 @@ class Scorer:
             self._drop_detector(stream)
 
     def _drop_detector(self, stream: StreamState) -> None:
-        stream.detector = None
-        _, held = self._warm.pop(id(stream), (stream, 0))
-        self._bytes -= held
+        stream.detector = stream.bank = None
+        warm = self._warm.pop(id(stream), None)
+        if warm is not None:
+            self._bytes -= warm.nbytes
 
     # -- in the executor -----------------------------------------------------------------------------------------
 
     def _embed_and_score(self, works: Sequence[Work]) -> None:
         began = time.perf_counter()
-        # a window that fired twice within one batch is embedded in its last form as well: both are cheap and right
-        inputs = [window_input(work.window) for work in works]
+        # of a window that late events made fire again several times, only the last form is embedded
+        last = {(id(work.partition), work.window.stream, work.window.start_ms): work for work in works}
+        needed = []
+        for work in works:
+            if work.window.firing == 0 or last[id(work.partition), work.window.stream, work.window.start_ms] is work:
+                needed.append(work)
+            else:
+                work.outcome = "superseded"
+        inputs = [window_input(work.window) for work in needed]
         vectors = self._embed_all(inputs)
         embedded = time.perf_counter()
-        for work, vector, content in zip(works, vectors, inputs, strict=True):
+        of_work = dict(zip(map(id, needed), zip(vectors, inputs, strict=True), strict=True))
+        for work in works:
+            if work.outcome == "superseded":
+                self._supersede(work)
+                continue
+            vector, content = of_work[id(work)]
             failure = vector if isinstance(vector, str) else check_vectors(vector, content)
             if isinstance(vector, str) or failure is not None:
                 work.outcome, work.failure = "failed", failure or ""
@@ -237,6 +270,14 @@ class Scorer:
                 vectors.append(f"{type(error).__name__}: {error}")
         return vectors
 
+    def _supersede(self, work: Work) -> None:
+        """A later firing in the same batch says more: only the revision is counted."""
+        before = work.stream.revisions.get(work.window.start_ms) or work.before
+        if before is not None and before.content_hash != work.content_hash:
+            work.stream.revisions[work.window.start_ms] = WindowRevision(
+                before.revision + 1, work.content_hash, before.payload
+            )
+
     def _score(self, work: Work, vectors: WindowVectors) -> None:
         window, stream = work.window, work.stream
         # the window may have fired before in this very batch
@@ -257,14 +298,15 @@ class Scorer:
             vectors=named(vectors),
             channels=channel_stats(window.readings),
         )
-        in_order = before is None and (stream.last_start_ms is None or window.start_ms > stream.last_start_ms)
+        newest = stream.last_start_ms is None or window.start_ms > stream.last_start_ms
+        in_order = before is None and newest and not window.ahead
         drift: str | None = None
         if in_order:
-            work.bank_before = detector.bank
+            work.bank_before = detector.bank if stream.bank is None else stream.bank
             verdict = detector.observe(observation)
             stream.last_start_ms = window.start_ms
             drift = detector.state.to_payload()
-            work.bank_after = detector.bank
+            work.bank_after = stream.bank = detector.bank
         else:
             # a late event: the window gets its own vector and score; the chain of drift states stays as it was
             verdict = detector.review(observation, previous_score=before.payload.score if before is not None else None)

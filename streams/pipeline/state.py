@@ -33,6 +33,7 @@ class StreamState:
     """One stream's place in its chain of drift states."""
 
     detector: Detector | None = None  # None: to be restored from `last_scored`, or new
+    bank: frozenset[int] | None = None  # `detector.bank` after the last window; None: to be asked for
     last_scored: WindowPayload | None = None  # payload of the last window scored in order, when `detector` is None
     last_start_ms: int | None = None  # start of the last window scored in order
     newest_start_ms: int | None = None  # start of the newest stored window

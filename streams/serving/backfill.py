@@ -22,7 +22,7 @@ from streams.events.types import MODALITIES, Modality
 from streams.kafka.admin import topic_ids
 from streams.kafka.clients import new_consumer, open_admin
 from streams.kafka.producer import Headers
-from streams.kafka.progress import InputProgress, readable_end
+from streams.kafka.progress import InputProgress, Start, readable_end
 from streams.kafka.reader import partitions_of
 from streams.metrics import Metrics
 from streams.pipeline.pipeline import Pipeline
@@ -121,8 +121,8 @@ class Backfill:
             self._resume[tp] = max(first[tp], committed or 0)
             self._consumer.seek(tp, self._resume[tp])
         for number in sorted({tp.partition for tp in tps}):
-            resume = [self._resume[TopicPartition(self.settings.topic(TOPICS[m]), number)] for m in MODALITIES]
-            self._pipeline.ingest.assign(number, resume)
+            tps = [TopicPartition(self.settings.topic(TOPICS[m]), number) for m in MODALITIES]
+            self._pipeline.ingest.assign(number, [Start(self._resume[tp], None) for tp in tps])
         await self._look()
 
     # -- work ----------------------------------------------------------------------------------------------------

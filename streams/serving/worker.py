@@ -110,10 +110,9 @@ class Worker:
         bare = await exits.enter_async_context(self.version.store())
         self.query_store: VectorStore = bare  # queries answer 503 at once while it is away; the pipeline retries
         self.store = RetryingStore(bare, self._on_store_wait)
-        check_topics(await describe_topics(settings, self.bootstrap))
         producer = new_producer(settings, self.bootstrap)
         self.outputs = KafkaOutputs(producer, settings.topic, new=lambda: new_producer(settings, self.bootstrap))
-        await producer.start()
+        await self.outputs.start()
         exits.push_async_callback(self._stop_producer)
         self._clips = await exits.enter_async_context(ClipDecoder(settings.audio))
         self._watch = InputWatch(
@@ -127,7 +126,9 @@ class Worker:
     async def _prepare(self) -> None:
         """A pipeline and a consumer for the input topics as they are now."""
         settings = self.settings
-        states = {state.spec.name: state for state in await describe_topics(settings, self.bootstrap)}
+        topics = await describe_topics(settings, self.bootstrap)
+        check_topics(topics)
+        states = {state.spec.name: state for state in topics}
         ids = await topic_ids(settings, self.bootstrap)
         self.pipeline = Pipeline(
             settings,
@@ -308,8 +309,7 @@ class Worker:
                 # topics are being made or given partitions: the watch over the inputs says so, and starts us afresh
                 log.warning("partition not assigned with the others", partition=number, missing=", ".join(missing))
                 continue
-            resume = [starts[name, number].offset for name in names]
-            self.pipeline.ingest.assign(number, resume, self.app.consumer.epoch)
+            self.pipeline.ingest.assign(number, [starts[name, number] for name in names], self.app.consumer.epoch)
             taken += 1
         self._joined = True
         if taken:

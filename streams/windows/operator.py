@@ -29,6 +29,7 @@ from streams.windows.types import (
 from streams.windows.watermark import FAR_AHEAD, LONG_AGO
 
 _RECENT = 15  # batches read last that tell how far the partition has been read
+_LOOKS = 8  # how often a stream is looked at within the time after which it is left behind
 _LOOKUPS_KEPT = 4096  # stored windows remembered per stream; beyond that the final ones are looked up again
 
 
@@ -63,7 +64,9 @@ class PartitionWindows:
         self._lookup = lookup
         self._limit = limit or StreamLimit()
         self._streams: dict[str, StreamWindows] = {}
-        self._forgotten: dict[str, int] = {}  # of streams that are gone: windows that start before this are final
+        # of streams that are gone: windows that start before this are final, so are these, and when it fell silent
+        self._forgotten: dict[str, tuple[int, set[int], int | None]] = {}
+        self._silent: set[str] = set()
         self._idle_clock_ms = 0
         self._input_clocks_ms = [0, 0, 0]
         self._recent: deque[int] = deque(maxlen=_RECENT)  # Kafka timestamps read last
@@ -105,7 +108,7 @@ class PartitionWindows:
             stream.last_event_at = clock
             if input_clock is not None:
                 stream.last_of_modality_at[modality] = input_clock
-            if time_ms >= stream.look_at_ms and time_ms >= stream.watermark_ms:
+            if time_ms >= stream.look_at_ms:
                 self._advance(stream, modality, time_ms)
             elif time_ms > stream.newest[modality]:
                 stream.newest[modality] = time_ms
@@ -122,8 +125,9 @@ class PartitionWindows:
     def _new_stream(self, name: str) -> StreamWindows:
         self._limit.held += 1
         stream = self._streams[name] = StreamWindows(name, self.config, None if self._lookup else LONG_AGO)
-        if not self._lookup:
-            stream.final_before_ms = self._forgotten.pop(name, LONG_AGO)
+        if name in self._forgotten:
+            stream.final_before_ms, stream.final_ahead, silent_since_ms = self._forgotten.pop(name)
+            self._set_silent(stream, silent_since_ms)
         return stream
 
     def _find_pane(
@@ -149,11 +153,14 @@ class PartitionWindows:
         if behind_ms is not None:
             self._out.append(Late(modality, record, behind_ms))
             return None
-        if stream.silent:
-            stream.silent = False
+        if stream.silent_since_ms is not None and record.event.time_ms > stream.silent_since_ms:
+            # not one that is read again after a restart
+            stream.silent_since_ms = None
+            self._silent.discard(stream.name)
             self._out.append(StreamIdle(stream.name, record.event.time_ms, True))
-        if stream.check_at is None:
-            self._check(stream, self._idle_clock_ms + stream.clock.quiet_after_ms())
+        quiet_at = self._idle_clock_ms + stream.clock.quiet_after_ms()
+        if stream.check_at is None or stream.check_at > quiet_at:  # resumed, or its interval has become shorter
+            self._check(stream, quiet_at)
         if stream.is_empty:
             self._note_advance(stream)
         if stream.left_behind_at is None:
@@ -200,7 +207,7 @@ class PartitionWindows:
         looked_up: Iterable[int] = (),
         *,
         interval_ms: int | None = None,
-        silent: bool = False,
+        silent_since_ms: int | None = None,
     ) -> None:
         """Take what the store knows of a stream.
 
@@ -208,20 +215,21 @@ class PartitionWindows:
         says so). `stored`: all stored windows from there on, and those among `looked_up`, the pane starts asked for.
         A stored window was final as well if it holds a record before our resume offset (its records were released, or
         are gone), or records of another partition or of a topic that is no more: it cannot be built again as a whole.
-        `interval_ms`, `silent`: the stream's usual interval, and whether it was reported as silent.
+        `interval_ms`: the stream's usual interval; `silent_since_ms`: its newest event, if it was reported as silent.
         """
         state = self._streams.get(stream) or self._new_stream(stream)
         windows = {window.start_ms: window for window in stored}
+        final_ones = [
+            window
+            for window in windows.values()
+            if window.foreign
+            or any(m and min(m) < resume for m, resume in zip(window.members, self._resume, strict=True))
+        ]
+        state.final_ahead |= {window.start_ms for window in final_ones if window.ahead}
         final = max(
-            LONG_AGO if state.restored_before_ms is None else state.restored_before_ms,
+            state.final_before_ms if state.restored_before_ms is None else state.restored_before_ms,
             LONG_AGO if final_before_ms is None else final_before_ms,
-            self._forgotten.pop(stream, LONG_AGO),
-            *(
-                window.start_ms + self.config.hop_ms
-                for window in windows.values()
-                if window.foreign
-                or any(m and min(m) < resume for m, resume in zip(window.members, self._resume, strict=True))
-            ),
+            *(window.start_ms + self.config.hop_ms for window in final_ones if not window.ahead),
         )
         if len(state.stored) > _LOOKUPS_KEPT:
             state.stored = {start: known for start, known in state.stored.items() if start >= final}
@@ -229,7 +237,8 @@ class PartitionWindows:
         state.stored.update(windows)
         if state.restored_before_ms is None:
             state.clock.restore_interval(interval_ms)
-            state.silent = silent
+            if state.silent_since_ms is None:
+                self._set_silent(state, silent_since_ms)
         state.restored_before_ms = final
 
     def final_before(self, stream: str) -> int | None:
@@ -246,7 +255,8 @@ class PartitionWindows:
         del self._streams[stream]
         self._limit.held -= 1
         self._waiting.pop(stream, None)
-        self._forgotten[stream] = max(state.final_before_ms, state.restored_before_ms or LONG_AGO)
+        final_ms = max(state.final_before_ms, state.restored_before_ms or LONG_AGO)
+        self._forgotten[stream] = final_ms, state.final_ahead, state.silent_since_ms
         return True
 
     def release(self) -> None:
@@ -298,8 +308,8 @@ class PartitionWindows:
 
     @property
     def silent_streams(self) -> int:
-        """Streams that were reported as silent, of those held in memory."""
-        return sum(s.silent for s in self._streams.values())
+        """Streams that were reported as silent, also those that are no longer held in memory."""
+        return len(self._silent)
 
     def _move_front(self, read_ms: int) -> None:
         """The median of what was read last: no single producer's clock moves it."""
@@ -356,14 +366,23 @@ class PartitionWindows:
             return stream.last_event_at + quiet_after
         close_at = stream.last_event_at + quiet_after + self.config.allowed_lateness_ms
         silent_at = stream.last_event_at + stream.clock.silent_after_ms()
-        if now >= silent_at and not stream.silent:
-            stream.silent = True
-            self._out.append(StreamIdle(stream.name, stream.clock.newest_event_ms, False))
+        if now >= silent_at:
+            self._report_silent(stream)
         if now >= close_at:
             stream.close_all(self._out.append)
             self._waiting.pop(stream.name, None)
         later = [at for at in (close_at, silent_at) if at > now]
         return min(later) if later else None
+
+    def _report_silent(self, stream: StreamWindows) -> None:
+        if stream.silent_since_ms is None:
+            self._set_silent(stream, stream.clock.newest_event_ms)
+            self._out.append(StreamIdle(stream.name, stream.clock.newest_event_ms, False))
+
+    def _set_silent(self, stream: StreamWindows, since_ms: int | None) -> None:
+        stream.silent_since_ms = since_ms
+        if since_ms is not None:
+            self._silent.add(stream.name)
 
     def _close(self, stream: StreamWindows) -> None:
         stream.fire_all(self._out.append)
@@ -380,8 +399,12 @@ class PartitionWindows:
         stream.advanced_at_clock = self._idle_clock_ms
 
     def _follow(self, stream: StreamWindows) -> None:
-        """See to it that the stream is closed if the partition moves on without it."""
-        stream.left_behind_at = self._front_ms + self.config.max_stream_lag_ms
+        """See to it that the stream is closed if the partition moves on without it.
+
+        It is looked at several times on the way: only then is it seen whether, and so when, its clock moved.
+        """
+        lag = self.config.max_stream_lag_ms
+        stream.left_behind_at = min(self._front_ms + max(lag // _LOOKS, 1), stream.advanced_at_front + lag)
         heapq.heappush(self._lagging, (stream.left_behind_at, stream.name))
 
     def _close_left_behind(self, at_most: int) -> None:
@@ -405,6 +428,5 @@ class PartitionWindows:
                 continue
             behind_ms = front - stream.advanced_at_front
             self._close(stream)
-            if not stream.silent and behind_ms >= stream.clock.silent_after_ms():
-                stream.silent = True
-                out.append(StreamIdle(name, stream.clock.newest_event_ms, False))
+            if behind_ms >= stream.clock.silent_after_ms():
+                self._report_silent(stream)

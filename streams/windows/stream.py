@@ -24,6 +24,7 @@ class StreamWindows:
         "clock",
         "config",
         "dirty",
+        "final_ahead",
         "final_before_ms",
         "fired",
         "firings",
@@ -38,7 +39,7 @@ class StreamWindows:
         "open",
         "pending",
         "restored_before_ms",
-        "silent",
+        "silent_since_ms",
         "stored",
         "watermark_ms",
     )
@@ -51,6 +52,7 @@ class StreamWindows:
         self.watermark_ms = LONG_AGO
         self.restored_before_ms = restored_before_ms  # windows before it were final before we began; None: not known
         self.final_before_ms = LONG_AGO  # windows that start before this are final
+        self.final_ahead: set[int] = set()  # starts of panes ahead of the own clock that are final all the same
         # records of panes that no window has fired of, by start, per modality
         self.open: tuple[dict[int, list[Record]], ...] = ({}, {}, {})
         self.fired: dict[int, Pane] = {}
@@ -63,7 +65,7 @@ class StreamWindows:
         self.last_of_modality_at = [0, 0, 0]  # on the idle clock of each modality's input
         self.check_at: int | None = None  # the idle clock at which to see whether the stream is quiet
         self.left_behind_at: int | None = None  # how far the partition may be read on without an event of this stream
-        self.silent = False
+        self.silent_since_ms: int | None = None  # its newest event when it was reported as silent
         self.last_pane_ms: int | None = None  # start of the last pane that became final
         self.last_fired_event_ms = LONG_AGO
         self.advanced_own_ms = LONG_AGO  # the own clock when it was last seen to have moved,
@@ -78,6 +80,8 @@ class StreamWindows:
         behind = self.watermark_ms - start_ms - config.size_ms
         if behind >= config.allowed_lateness_ms:
             return behind
+        if start_ms in self.final_ahead:
+            return config.allowed_lateness_ms
         if start_ms < self.final_before_ms:  # closed because the stream stopped: as late as that makes it
             return self.final_before_ms - config.hop_ms - start_ms + config.allowed_lateness_ms
         return None
@@ -93,7 +97,6 @@ class StreamWindows:
                     self.look_at_ms = look_at_ms
                 return records
             pane = self.fired[start_ms] = Pane([[], [], []])  # windows that hold it are past their time already
-        # its windows fire again with the stream's next event that is not late: late ones that follow are taken along
         self.dirty.add(start_ms)
         self.look_at_ms = LONG_AGO
         return pane.records[modality]
@@ -107,6 +110,11 @@ class StreamWindows:
         """Starts of the panes that no window has fired of."""
         sensors, sounds, captions = self.open
         return {*sensors, *sounds, *captions}
+
+    def is_ahead(self, start_ms: int) -> bool:
+        """Whether a pane or window begins ahead of the own clock, where there is one."""
+        own = max(self.newest)
+        return LONG_AGO < own < start_ms
 
     # -- time ----------------------------------------------------------------------------------------------------
 
@@ -125,7 +133,7 @@ class StreamWindows:
             for start in sorted([s for s in self.fired if s <= final_ms]):
                 self._close(start, emit)
         self._settle(final_ms - final_ms % config.hop_ms + config.hop_ms)
-        self.look_at_ms = min(self._next_ms(), self.clock.limit_ms + 1)
+        self.look_at_ms = LONG_AGO if self.clock.is_unsure else min(self._next_ms(), self.clock.limit_ms + 1)
 
     def fire_all(self, emit: Callable[[Output], None]) -> None:
         """Fire everything there is; nothing more is expected."""
@@ -133,10 +141,18 @@ class StreamWindows:
             self.fire_through(max((*self.open_panes, *self.fired)) + self.config.size_ms, emit)
 
     def close_all(self, emit: Callable[[Output], None]) -> None:
-        """Release everything that has fired."""
+        """Release everything that has fired.
+
+        Panes ahead of the own clock hold an event that nothing confirmed: they make nothing before them final, only
+        themselves and the windows that held them.
+        """
+        size, hop, own = self.config.size_ms, self.config.hop_ms, self.clock.own_ms
         for start in sorted(self.fired):
             self._close(start, emit)
-            self._settle(start + self.config.hop_ms)
+            if start <= own:
+                self._settle(start + hop)
+            else:
+                self.final_ahead.update(range(start + hop - size, start + hop, hop))
 
     def _next_ms(self) -> int:
         """The least own clock at which there may be something to do: a window to fire or a pane to release."""
@@ -184,6 +200,8 @@ class StreamWindows:
                     emit(self._fire(start))
 
     def _learn(self, pane: Pane) -> None:
+        if LONG_AGO < self.clock.own_ms < pane.first_ms:
+            return  # a reading from the future
         gap = pane.largest_gap_ms
         if self.last_fired_event_ms > LONG_AGO:
             gap = max(gap, pane.first_ms - self.last_fired_event_ms)
@@ -214,6 +232,7 @@ class StreamWindows:
             home.members if home else ((), (), ()),
             self.stored.get(start),
             self.clock.interval_ms,
+            self.is_ahead(start),
         )
 
     def _close(self, start: int, emit: Callable[[Output], None]) -> None:
@@ -222,7 +241,7 @@ class StreamWindows:
         if start in self.dirty:
             self.dirty.remove(start)
             pane.tidy()
-        emit(PaneFinal(self.name, start, pane.members))
+        emit(PaneFinal(self.name, start, pane.members, self.is_ahead(start)))
 
     def _settle(self, final_before_ms: int) -> None:
         """Windows that start before this are final: nothing of them need be known any more."""
@@ -233,3 +252,5 @@ class StreamWindows:
             if known:
                 for start in [s for s in known if s < final_before_ms]:
                     del known[start]
+        if self.final_ahead:
+            self.final_ahead = {s for s in self.final_ahead if s >= final_before_ms}

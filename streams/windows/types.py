@@ -58,6 +58,7 @@ class StoredWindow:
     members: tuple[frozenset[int], ...]  # offsets per modality of the events of its home pane, repeats included
     payload: Any = None  # the caller's own
     foreign: bool = False  # made of records that are not in this partition of these topics: it cannot be rebuilt
+    ahead: bool = False  # as in `Fired`
 
 
 @dataclass(slots=True, eq=False)
@@ -76,6 +77,9 @@ class Fired:
     members: tuple[tuple[int, ...], ...]  # offsets of the home pane's records per modality, repeats included
     stored: StoredWindow | None  # the same window as found in the store after a restart
     interval_ms: int | None = None  # the stream's usual interval between events, as known when the window fired
+    ahead: bool = (
+        False  # it begins ahead of the stream's own clock: only unconfirmed readings from the future are in it
+    )
 
     def content_hash(self) -> str:
         """SHA-256 over the canonical content: equal for equal windows, whatever the order of arrival."""
@@ -96,6 +100,7 @@ class PaneFinal(NamedTuple):
     stream: str
     start_ms: int
     offsets: tuple[tuple[int, ...], ...]  # per modality
+    ahead: bool = False  # it begins ahead of the stream's own clock: those before it are not final by that
 
 
 class Late(NamedTuple):

@@ -43,6 +43,11 @@ class StreamClock:
         return max(self.newest)
 
     @property
+    def is_unsure(self) -> bool:
+        """Whether an event waits to be confirmed: the next one decides, and must go through `observe`."""
+        return bool(self._candidates)
+
+    @property
     def newest_event_ms(self) -> int:
         """Event time of the newest event that is believed, or of what waits to be confirmed where there is none."""
         own = max(self.newest)
@@ -93,6 +98,8 @@ class StreamClock:
             self.interval_ms = sorted(gaps)[-2]
         elif _INTERVALS * gaps[0] <= self._config.idle_timeout_ms:
             self.interval_ms = gaps[0]
+        if self.limit_ms > LONG_AGO:
+            self.limit_ms = max(self.newest) + self._jump_ms  # what may be jumped follows from the interval
 
     def restore_interval(self, interval_ms: int | None) -> None:
         """Go on with what was known of the stream before a restart."""

@@ -82,9 +82,7 @@ async def test_every_kind_of_bad_input_is_set_aside_with_its_reason_and_harms_no
         await producer.start()
         for bad in BAD_INPUTS:
             value = bad.value() if callable(bad.value) else bad.value
-            await producer.send_and_wait(
-                settings.topic(bad.topic), value, key=bad.key, headers=list(bad.headers), partition=0
-            )
+            await producer.send_and_wait(settings.topic(bad.topic), value, key=bad.key, headers=list(bad.headers))
         await producer.stop()
         sent += await send_readings(settings, range(60, 120))
 

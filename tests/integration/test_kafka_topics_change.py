@@ -44,7 +44,9 @@ async def test_an_input_that_is_deleted_and_made_anew_does_not_end_the_worker(tm
         admin = await open_admin(settings, broker.bootstrap)
         await admin.delete_topics([settings.topic("captions")])
         await admin.close()
-        await until(lambda: not running.worker.pipeline.ingest.partitions, "partitions that cannot be read are given up")
+        await until(
+            lambda: not running.worker.pipeline.ingest.partitions, "partitions that cannot be read are given up"
+        )
         await create_topics(settings, broker.bootstrap)
         await until(lambda: len(running.worker.pipeline.ingest.partitions) == 4, "the partitions again")
         sent += await send_readings(settings, range(20, 40))

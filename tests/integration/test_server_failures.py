@@ -77,6 +77,7 @@ async def requests(store: VectorStore) -> list[Exception]:
         store.set_payload(point(1).id, {"bank": True}),
         store.get([point(1).id]),
         all_of(store),
+        all_of(store, after=(5, point(1).id)),
         store.search(unit(1)),
         store.streams(),
         store.latest(["pump"]),
@@ -107,7 +108,7 @@ async def test_every_request_ends_in_the_same_clear_way(failing: FailingServer, 
     async with store_of(failing) as store:
         failing.failure = (code, details)
         errors = await requests(store)
-    assert [type(error) for error in errors] == [kind] * 10
+    assert [type(error) for error in errors] == [kind] * 11
     assert all(details in str(error) and mends in str(error) for error in errors)
 
 
@@ -124,7 +125,7 @@ async def test_a_server_that_stops_is_away_at_once(failing: FailingServer) -> No
     async with store_of(failing) as store:
         await failing.stop()
         errors = await requests(store)
-    assert [type(error) for error in errors] == [StoreUnavailable] * 10
+    assert [type(error) for error in errors] == [StoreUnavailable] * 11
     assert all("UNAVAILABLE" in str(error) for error in errors)  # and not DEADLINE_EXCEEDED: nothing was waited for
 
 

@@ -111,6 +111,9 @@ def test_a_byte_that_changed_neither_stops_the_position_nor_moves_it_past_the_ne
     assert 5 < position <= (8 if last else 10)
     assert [record.offset for record in found] == sorted({record.offset for record in found})
     if not last:
+        assert position in (8, 10)
+        if position == 8:  # nothing behind the damage could be found: the next fetch begins behind it
+            found += unpacked(batch(8, 2), position)[0]
         assert [record.value for record in found if isinstance(record, ConsumerRecord)][-2:] == [b"value-8", b"value-9"]
 
 
