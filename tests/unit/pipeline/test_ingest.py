@@ -15,7 +15,7 @@ from streams.events.types import MODALITIES, Modality
 from streams.kafka.failures import RecordTooLarge
 from streams.kafka.ledger import OffsetLedger
 from streams.kafka.producer import Headers
-from streams.kafka.progress import InputProgress
+from streams.kafka.progress import InputProgress, Start
 from streams.metrics import Metrics
 from streams.pipeline.idleness import caught_up
 from streams.pipeline.ingest import Ingest, in_hand, window_config
@@ -29,6 +29,7 @@ from streams.windows.types import Fired, Output, StreamIdle
 T0_MS = 1_700_000_000_000
 SENSOR, AUDIO, CAPTION = MODALITIES
 READINGS = (TOPICS[SENSOR], 0)
+STARTS = (Start(0, None),) * 3  # from the begin of each log
 LONG_WAIT = {"sensor": 600_000, "audio": 600_000, "caption": 600_000}
 
 
@@ -93,7 +94,7 @@ class Inputs:
             progress=self.progress,
             router=Router(partitions),
         )
-        self.partition = self.ingest.assign(0, (0, 0, 0))
+        self.partition = self.ingest.assign(0, STARTS)
         self.logs: dict[Modality, list[LogRecord]] = {m: [] for m in MODALITIES}
         self.read = dict.fromkeys(MODALITIES, 0)  # delivered
         self.polled_ms_ago: dict[Modality, int | None] = dict.fromkeys(MODALITIES, 0)
@@ -404,7 +405,7 @@ async def test_what_is_in_hand_when_a_partition_is_revoked_is_dropped() -> None:
     work = i.deliver(SENSOR)
     await _turns()
     i.ingest.revoke(0)
-    again = i.ingest.assign(0, (0, 0, 0))
+    again = i.ingest.assign(0, STARTS)
     i.loader.may.set()
     await work
     assert (i.partition.revoked, again.revoked) == (True, False)
@@ -417,7 +418,7 @@ async def test_a_partition_that_comes_back_has_a_new_epoch() -> None:
     i = Inputs()
     first = i.partition.epoch
     i.ingest.revoke(0)
-    assert i.ingest.assign(0, (0, 0, 0)).epoch == first + 1
+    assert i.ingest.assign(0, STARTS).epoch == first + 1
 
 
 async def test_nothing_of_a_revoked_partition_is_set_aside() -> None:
@@ -431,6 +432,15 @@ async def test_nothing_of_a_revoked_partition_is_set_aside() -> None:
     i.outputs.before = revoke
     await i.deliver(SENSOR)
     assert len(i.outputs.sent) <= 32
+
+
+async def test_records_that_are_gone_need_not_be_waited_for() -> None:
+    """Committed at 30, and the log begins at 43: without a record to read, the commit would stay behind for ever."""
+    i = Inputs()
+    i.ingest.revoke(0)
+    i.ingest.assign(0, (Start(43, 30), Start(7, 7), Start(0, None)))
+    committable = [i.ledger.committable((TOPICS[modality], 0)) for modality in MODALITIES]
+    assert committable == [43, None, None]
 
 
 # -- set aside ------------------------------------------------------------------------------------------------------
@@ -541,7 +551,7 @@ async def test_streams_beyond_the_limit_are_refused_named_and_released() -> None
 
 async def test_the_limit_on_streams_is_that_of_the_worker_and_a_revoked_partition_makes_room() -> None:
     i = Inputs(max_streams=2)
-    other = i.ingest.assign(1, (0, 0, 0))
+    other = i.ingest.assign(1, STARTS)
     await i.feed(SENSOR, 1, stream="pump-0")
     await i.feed(SENSOR, 1, stream="pump-1")
     record = i.logs[SENSOR][0]

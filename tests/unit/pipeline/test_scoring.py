@@ -151,13 +151,14 @@ async def test_streams_of_a_batch_have_nothing_to_do_with_each_other() -> None:
 async def test_detectors_that_were_let_go_go_on_where_they_were() -> None:
     roomy, narrow = Scoring(), Scoring(detector_bytes=1)
     for s in (roomy, narrow):
-        for n in range(40):
-            for k in range(3):
+        for n in range(20):
+            for k in range(20):
                 await s.work(window(n, k + 0.1 * (n % 4), stream=f"pump-{k}"))
-    for k in range(3):
+    for k in range(20):
         assert await narrow.stored(f"pump-{k}") == await roomy.stored(f"pump-{k}")
     held = [stream.detector is not None for stream in narrow.partition.streams.values()]
-    assert held.count(True) == 1
+    assert held.count(True) < 10  # those of the last batches, which may not be stored yet
+    assert all(stream.detector is not None for stream in roomy.partition.streams.values())
 
 
 # -- known, recounted, kept: after a restart ------------------------------------------------------------------------
@@ -293,6 +294,19 @@ async def test_a_window_that_fires_twice_in_a_batch_ends_as_its_last_form() -> N
     stored = (await s.stored())[0]
     assert (stored.revision, stored.hash) == (1, second.content_hash())
     assert s.publisher.windows == [(0, 0), (0, 1), (SIZE_MS, 0)]
+
+
+async def test_a_window_that_late_events_made_fire_again_and_again_is_embedded_in_its_last_form_only() -> None:
+    model = StandInModel()
+    s = Scoring(model)
+    await s.work(window(0))
+    embedded = sum(model.batches)
+    last = window(0, 5.0, firing=4)
+    works = await s.work(*[window(0, 1.0 + n, firing=n) for n in (1, 2, 3)], last, window(1))
+    assert [work.outcome for work in works] == ["superseded"] * 3 + ["revised", "new"]
+    assert sum(model.batches) == embedded + 2
+    assert (await s.stored())[0].hash == last.content_hash()
+    assert len(s.publisher.windows) == 3
 
 
 async def test_repeats_of_a_window_that_fired_already_are_counted() -> None:
