@@ -297,9 +297,12 @@ def batches(records: Iterable[tuple[int, int, str]], rng: random.Random) -> list
 
 
 def play(
-    records: Sequence[tuple[int, int, str]], rng: random.Random, *, confirm: bool, most: int = 10_000
+    records: Sequence[tuple[int, int, str]], rng: random.Random, *, confirm: str, most: int = 10_000
 ) -> list[tuple[int, int, int, str]]:
-    """What comes out: (modality, offset, timestamp, stream). `confirm`: inputs are confirmed at odd moments, too."""
+    """What comes out: (modality, offset, timestamp, stream).
+
+    `confirm`: `at the end` only; `truly`: as soon as all of an input was delivered; `at random`: wrongly, too.
+    """
     merge, offsets, out = InputMerge((most,) * 3), [0, 0, 0], []
 
     def take(confirmed: tuple[int | None, ...]) -> None:
@@ -307,8 +310,8 @@ def play(
             for one in run.events:
                 out.append((run.modality, one.record.offset, one.raw, one.record.stream))
 
-    now = 0
-    for modality, batch in batches(records, rng):
+    now, cut = 0, batches(records, rng)
+    for i, (modality, batch) in enumerate(cut):
         now += 1_000
         events = [
             Held(Record(offsets[modality] + i, stream, Reading(time_ms, {})), time_ms)
@@ -316,15 +319,23 @@ def play(
         ]
         offsets[modality] += len(batch)
         merge.add(modality, events, [time_ms for time_ms, _ in batch], now)
-        take(tuple(now if confirm and rng.random() < 0.3 else None for _ in range(3)))
+        left = {m for m, _ in cut[i + 1 :]}
+        share = {"at the end": 0.0, "truly": 0.7, "at random": 0.3}[confirm]
+        confirmed = [rng.random() < share and not (confirm == "truly" and m in left) for m in range(3)]
+        take(tuple(now if one else None for one in confirmed))
     take((now + 1_000,) * 3)
     assert merge.held == 0
     return out
 
 
-@given(inputs(distinct=False), st.randoms(use_true_random=False), st.booleans(), st.sampled_from([1, 3, 10_000]))
+@given(
+    inputs(distinct=False),
+    st.randoms(use_true_random=False),
+    st.sampled_from(["at the end", "truly", "at random"]),
+    st.sampled_from([1, 3, 10_000]),
+)
 def test_nothing_is_lost_or_doubled_and_a_stream_keeps_the_order_of_its_input(
-    records: list[tuple[int, int, str]], rng: random.Random, confirm: bool, most: int
+    records: list[tuple[int, int, str]], rng: random.Random, confirm: str, most: int
 ) -> None:
     out = play(records, rng, confirm=confirm, most=most)
     for modality in range(3):
@@ -337,11 +348,11 @@ def test_nothing_is_lost_or_doubled_and_a_stream_keeps_the_order_of_its_input(
             assert order == sorted(order)
 
 
-@given(inputs(distinct=True), st.randoms(use_true_random=False))
+@given(inputs(distinct=True), st.randoms(use_true_random=False), st.sampled_from(["at the end", "truly"]))
 def test_records_with_timestamps_of_their_own_come_out_in_their_order_whatever_the_batches(
-    records: list[tuple[int, int, str]], rng: random.Random
+    records: list[tuple[int, int, str]], rng: random.Random, confirm: str
 ) -> None:
-    out = play(records, rng, confirm=False)
+    out = play(records, rng, confirm=confirm)
     times = [time_ms for _, _, time_ms, _ in out]
     assert times == sorted(times)
     assert len(times) == len(records)
