@@ -189,7 +189,7 @@ def stop_on_signals() -> Iterator[asyncio.Event]:
 
 
 def _let_go_of_the_terminal() -> None:
-    """What is still said on the way out would fail, for nobody is there to read it."""
+    """Output on the way out would fail: the terminal is gone."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nowhere, descriptor)

@@ -159,7 +159,7 @@ def unique_letters(letters: Iterable[Letter]) -> Iterator[Letter]:
 
 
 def retry_record(letter: Letter) -> tuple[str, bytes | None, bytes | None, list[tuple[str, bytes]]]:
-    """Topic, key, value and headers that send a letter round again.
+    """Topic, key, value and headers that send a letter to its topic again.
 
     Our headers go, but for `sensorium-first-seen` and the count `sensorium-retry`. The new record has a new timestamp,
     so an event that took its time from the old one gets a `time` header: a retry must not move an event in time.

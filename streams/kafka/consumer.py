@@ -74,6 +74,7 @@ class BatchConsumer(driver.Consumer):
         super().__init__(*args, **kwargs)
         self.epoch = 0
         self._expected: dict[TP, int] = {}  # next offset to hand on, per partition of this epoch
+        self._fetched: dict[TP, int] = {}  # one past the last record fetched, handed on or not
         self._unread: set[TP] = set()  # nothing handed on yet in this epoch
         self._sent: dict[TP, int] = {}  # last committed
         self._commit_failing_since: float | None = None
@@ -100,6 +101,9 @@ class BatchConsumer(driver.Consumer):
         self._failing_since = None
         if records is None or self.should_stop:
             return
+        for key, batch in records.items():
+            if batch:  # handed on one after another: until then they are on their way
+                self._fetched[TP(key.topic, key.partition)] = batch[-1].offset + 1
         for key, batch in records.items():
             tp = TP(key.topic, key.partition)
             if not batch:
@@ -222,6 +226,7 @@ class BatchConsumer(driver.Consumer):
     async def _put_back(self, tp: TP) -> None:
         """Records were fetched that are not handed on: back to where this epoch stands, or they would be skipped."""
         expected = self._expected.get(tp)
+        self._fetched.pop(tp, None)
         if expected is not None and tp in self.assignment():
             with contextlib.suppress(KafkaError, AssertionError):  # revoked again in between: a new start follows
                 await self._thread.call_thread(self._seek_in_thread, tp, expected)
@@ -245,6 +250,7 @@ class BatchConsumer(driver.Consumer):
             if start.lost and start.committed is not None:
                 self._report_lost(tp, start.committed, start.offset)
         self._expected = {tp: start.offset for tp, start in starts.items()}
+        self._fetched = {}
         self._unread = set(starts)
         self._sent = {}
         # A fetch that was under way may have been answered since Faust's seek, and its records been dropped as those of
@@ -334,7 +340,8 @@ class BatchConsumer(driver.Consumer):
         if state is None or not state.has_valid_position:
             return None
         polled_ms_ago = None if state.timestamp is None else int(time.time() * 1000) - state.timestamp
-        delivered = self._expected.get(TP(topic, number), state.position)
+        tp = TP(topic, number)
+        delivered = max(self._expected.get(tp, state.position), self._fetched.get(tp, 0))
         return InputProgress(state.position, readable_end(state), polled_ms_ago, delivered)
 
 

@@ -24,7 +24,7 @@ from streams.kafka.ledger import OffsetLedger
 from streams.kafka.producer import Outputs
 from streams.kafka.progress import InputProgress, Start
 from streams.metrics import Metrics
-from streams.pipeline.idleness import caught_up
+from streams.pipeline.idleness import caught_up, look
 from streams.pipeline.merge import Held
 from streams.pipeline.recovery import StateLoader
 from streams.pipeline.reroute import Router
@@ -329,6 +329,8 @@ class Ingest:
         self._metrics.silent_streams.set(silent)
 
     def _tick(self, partition: PartitionState, elapsed_ms: int) -> None:
+        for i, modality in enumerate(MODALITIES):
+            look(partition, i, self._progress(modality, partition.number))
         # confirmations of inputs that brought nothing may let others go on
         if partition.merge.held and not partition.lock.locked():
             self._working.add(asyncio.create_task(self._work(partition), name=f"partition-{partition.number}"))

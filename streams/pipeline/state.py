@@ -58,6 +58,7 @@ class PartitionState:
     finished: dict[str, int] = field(default_factory=dict)  # start of each stream's last pane that was released
     in_hand: list[int] = field(default_factory=lambda: [0, 0, 0])  # batches being decoded, per modality
     read: list[int] = field(init=False)
+    looks_at_end: list[int] = field(default_factory=lambda: [0, 0, 0])  # see `idleness.look`
     input_clocks_ms: list[int] = field(default_factory=lambda: [0, 0, 0])  # time spent caught up, per modality
     idle_clock_ms: int = 0  # time spent with all three caught up
     revoked: bool = False

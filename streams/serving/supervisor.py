@@ -16,7 +16,10 @@ from typing import Any
 import structlog
 
 from models.errors import ModelError
+from streams.pipeline.publisher import OutputPublisher
+from streams.pipeline.reroute import partition_of
 from streams.pipeline.status import StatusTable
+from streams.serving.handover import close_open_incidents
 from streams.serving.pages import MAX_ROWS, Page, Row
 from streams.serving.queries import StoreQueries
 from streams.serving.versions import VersionError, load_version
@@ -24,6 +27,7 @@ from streams.serving.worker import Worker
 from streams.settings import Settings
 from streams.store import open_collections
 from streams.store.base import Filter, StoreError, StoreUnavailable, VectorStore
+from streams.store.retrying import RetryingStore
 
 log = structlog.get_logger(__name__)
 _LOOK_EVERY_S = 1.0
@@ -35,6 +39,7 @@ class _ServingVersion:
     """A worker's model and store as one, with the number of queries in flight."""
 
     def __init__(self, worker: Worker) -> None:
+        self.worker = worker
         self.version = worker.version.name
         self.store = worker.query_store
         self.queries = StoreQueries(worker.query_store, lambda: worker.model)
@@ -117,6 +122,7 @@ class WorkerSupervisor:
 
     async def _hand_over(self, before: _ServingVersion, exits: contextlib.AsyncExitStack) -> None:
         """Let the new worker answer once it has stored what the old one had, or after a minute."""
+        await self._close_incidents(before)
         deadline = time.monotonic() + _CATCH_UP_S
         while time.monotonic() < deadline and not await _reached(self.worker.query_store, before.store):
             await asyncio.sleep(0.25)
@@ -125,6 +131,18 @@ class WorkerSupervisor:
         await before.drain()
         await exits.aclose()
         self._before = None
+
+    async def _close_incidents(self, before: _ServingVersion) -> None:
+        """Of the streams that were ours: each worker of the group does the same for its own."""
+        worker = self.worker
+        publisher = OutputPublisher(worker.outputs, worker.metrics, self.settings.topic)
+        reason = f"model version {worker.version.name} took over from {before.version}"
+        partitions, numbers = before.worker.topic_partitions, before.worker.numbers
+        closed = await close_open_incidents(
+            RetryingStore(before.store), publisher, reason, lambda s: partition_of(s.encode(), partitions) in numbers
+        )
+        if closed:
+            log.info("incidents closed with their model version", incidents=closed, version=before.version)
 
     async def _successor(self, worker: Worker) -> tuple[Worker, contextlib.AsyncExitStack]:
         """Waits until another version serves, and opens a worker for it."""

@@ -86,6 +86,8 @@ class Worker:
         self._exits = contextlib.AsyncExitStack()
         self._failed: asyncio.Future[None] | None = None
         self._changed = asyncio.Event()  # the inputs: consumption must start afresh
+        self.topic_partitions = 0  # of each input
+        self.numbers: frozenset[int] = frozenset()  # partitions that were assigned last, also when it has ended
         self._joined = False
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -112,8 +114,8 @@ class Worker:
         self.store = RetryingStore(bare, self._on_store_wait)
         producer = new_producer(settings, self.bootstrap)
         self.outputs = KafkaOutputs(producer, settings.topic, new=lambda: new_producer(settings, self.bootstrap))
-        await self.outputs.start()
         exits.push_async_callback(self._stop_producer)
+        await self.outputs.start()
         self._clips = await exits.enter_async_context(ClipDecoder(settings.audio))
         self._watch = InputWatch(
             settings,
@@ -130,6 +132,7 @@ class Worker:
         check_topics(topics)
         states = {state.spec.name: state for state in topics}
         ids = await topic_ids(settings, self.bootstrap)
+        self.topic_partitions = states[TOPICS[Modality.SENSOR]].partitions
         self.pipeline = Pipeline(
             settings,
             model=self.model,
@@ -140,7 +143,7 @@ class Worker:
             origin=Origin({m: ids[settings.topic(name)] for m, name in TOPICS.items()}),
             progress=self._progress_of,
             metrics=self.metrics,
-            partitions=states[TOPICS[Modality.SENSOR]].partitions,
+            partitions=self.topic_partitions,
         )
         self._lanes = Lanes(self.pipeline.ingest.handle, self._fail)
         self._joined = False
@@ -312,6 +315,7 @@ class Worker:
             self.pipeline.ingest.assign(number, [starts[name, number] for name in names], self.app.consumer.epoch)
             taken += 1
         self._joined = True
+        self.numbers = frozenset(self.pipeline.ingest.partitions)
         if taken:
             log.info("assigned", partitions=taken)
 
