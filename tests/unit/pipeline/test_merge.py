@@ -109,6 +109,14 @@ def test_with_nothing_held_nothing_is_released(feed: Feed) -> None:
     assert feed.release(1_000, 1_000, 1_000) == []
 
 
+def test_records_of_the_timestamp_that_another_input_was_read_to_wait_for_more_of_it(feed: Feed) -> None:
+    feed.add(AUDIO, 20, 20, 20)
+    assert feed.release(1_000, 1_000, 1_000) == ["a0", "a1", "a2"]
+    feed.add(SENSOR, 20, arrived_ms=5_000)
+    assert feed.release(None, 1_000, 5_000) == []
+    assert feed.release(None, 5_000, 5_000) == ["s0"]
+
+
 # -- confirmations ------------------------------------------------------------------------------------------------
 
 
@@ -204,6 +212,18 @@ def test_a_full_input_is_paused_and_holds_no_other() -> None:
     assert feed.release() == ["a0", "s0"]  # sounds and captions have been read past 10; of readings no more are read
 
 
+def test_a_full_input_is_not_waited_for_though_it_was_read_no_further_than_another() -> None:
+    feed = Feed(most=(1, 100, 100))
+    for time_ms in (1, 2):
+        feed.add(SENSOR, time_ms)
+        feed.release(1_000, 1_000, 1_000)
+    feed.add(SENSOR, 9, arrived_ms=2_000)  # of the last three timestamps, the least is 1
+    feed.add(AUDIO, 5, arrived_ms=2_000)
+    assert feed.release(None, None, 2_000) == ["a0"]
+    feed.add(AUDIO, 9, arrived_ms=2_000)
+    assert feed.release(None, 2_000, 2_000) == ["s2", "a1"]
+
+
 def test_two_full_inputs_do_not_wait_for_each_other() -> None:
     feed = Feed(most=(2, 2, 2))
     feed.add(SENSOR, 10, 30)
@@ -223,6 +243,12 @@ def test_records_of_one_timestamp_are_aligned_by_event_time(feed: Feed) -> None:
     feed.add_events(AUDIO, [(7, 150), (7, 350)])
     feed.add_events(CAPTION, [(7, 250)])
     assert feed.release(1_000, 1_000, 1_000) == ["s0", "a0", "s1", "c0", "s2", "a1", "s3"]
+
+
+def test_a_tie_begins_where_the_timestamps_are_the_same(feed: Feed) -> None:
+    feed.add_events(SENSOR, [(5, 50), (7, 300)])
+    feed.add_events(AUDIO, [(7, 150)])
+    assert feed.release(1_000, 1_000, 1_000) == ["s0", "a0", "s1"]
 
 
 def test_ties_are_aligned_within_each_stream_whatever_its_clock(feed: Feed) -> None:

@@ -12,7 +12,7 @@ import structlog
 
 from models.interface import WindowInput, WindowModel, WindowVectors
 from streams.drift import DriftConfig
-from streams.events.types import Modality
+from streams.events.types import Modality, Reading
 from streams.kafka.ledger import OffsetLedger
 from streams.metrics import Metrics
 from streams.pipeline.commit import Committer
@@ -257,17 +257,42 @@ async def test_a_late_event_revises_its_window_and_moves_no_other() -> None:
     assert after == before
 
 
+def with_another_reading(n: int, *, firing: int = 0) -> Fired:
+    """The window number `n` of `levels`, once a late event has joined it."""
+    joined = levels(n + 1)[n]
+    joined.readings.append(Reading(n * SIZE_MS + 9_000, {"flow": 1.05}))
+    joined.members = ((*joined.members[0], 900 + n), (), ())
+    joined.firing = firing
+    return joined
+
+
 async def test_what_follows_a_revision_is_the_same_with_and_without_a_restart() -> None:
     """The bank holds what the store holds: the vectors of the revision."""
     went_on, stopped = Scoring(), Scoring()
     for s in (went_on, stopped):
         await s.run(levels(20))
-        await s.work(window(18, 1.4, firing=1))
+        await s.work(with_another_reading(18, firing=1))
     stopped.restart()
-    await stopped.work(*[await stopped.again(one) for one in [*levels(20)[:18], window(18, 1.4), levels(20)[19]]])
+    again = [*levels(20)[:18], with_another_reading(18), levels(20)[19]]
+    assert {w.outcome for w in await stopped.work(*[await stopped.again(one) for one in again])} == {"known"}
     for s in (went_on, stopped):
         await s.run(levels(60, fault_at=50)[20:])
     assert await stopped.stored() == await went_on.stored()
+
+
+async def test_the_chain_goes_on_behind_a_stored_window_that_a_late_event_has_joined_since() -> None:
+    went_on, stopped = Scoring(), Scoring()
+    await went_on.run(levels(20))
+    await went_on.work(with_another_reading(19, firing=1))
+    await stopped.run(levels(20))
+    stopped.restart()
+    await stopped.work(*[await stopped.again(one) for one in levels(20)[:19]])
+    (work,) = await stopped.work(await stopped.again(with_another_reading(19)))
+    assert work.outcome == "revised"
+    for s in (went_on, stopped):
+        await s.run(levels(60, fault_at=50)[20:])
+    drift = [{start: payload.drift for start, payload in (await s.stored()).items()} for s in (went_on, stopped)]
+    assert drift[0] == drift[1]
 
 
 async def test_a_late_event_that_joined_before_a_restart_revises_the_stored_window_once() -> None:
