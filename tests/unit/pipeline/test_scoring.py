@@ -443,6 +443,17 @@ async def test_a_window_that_the_model_cannot_take_harms_no_other_of_its_batch()
     assert sorted(await s.stored()) == [0, 2 * SIZE_MS]
 
 
+async def test_a_model_that_returns_too_few_vectors_costs_that_window_only() -> None:
+    class Forgetful(StandInModel):
+        def embed(self, windows: Sequence[WindowInput]) -> list[WindowVectors]:
+            return [self._one(one) for one in windows if not one.captions]
+
+    s = Scoring(Forgetful())
+    works = await s.work(window(0), window(1, notes=[CALM]), window(2))
+    assert [work.outcome for work in works] == ["new", "failed", "new"]
+    assert s.publisher.failures == ["ValueError: the model gave 0 results for 1 windows"]
+
+
 async def test_a_revision_that_fails_leaves_the_stored_window_as_it_was() -> None:
     s = Scoring(StandInModel(poison="poison"))
     await s.work(window(0))
