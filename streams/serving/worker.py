@@ -112,6 +112,7 @@ class Worker:
         bare = await exits.enter_async_context(self.version.store())
         self.query_store: VectorStore = bare  # queries answer 503 at once while it is away; the pipeline retries
         self.store = RetryingStore(bare, self._on_store_wait)
+        check_topics(await describe_topics(settings, self.bootstrap))
         producer = new_producer(settings, self.bootstrap)
         self.outputs = KafkaOutputs(producer, settings.topic, new=lambda: new_producer(settings, self.bootstrap))
         exits.push_async_callback(self._stop_producer)
