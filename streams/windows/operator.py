@@ -65,7 +65,7 @@ class PartitionWindows:
         self._limit = limit or StreamLimit()
         self._streams: dict[str, StreamWindows] = {}
         # of streams that are gone: windows that start before this are final, and so are these
-        self._forgotten: dict[str, tuple[int, set[int]]] = {}
+        self._forgotten: dict[str, tuple[int, frozenset[int]]] = {}
         self._idle_clock_ms = 0
         self._input_clocks_ms = [0, 0, 0]
         self._recent: deque[int] = deque(maxlen=_RECENT)  # Kafka timestamps read last

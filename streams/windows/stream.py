@@ -53,7 +53,7 @@ class StreamWindows:
         self.watermark_ms = LONG_AGO
         self.restored_before_ms = restored_before_ms  # windows before it were final before we began; None: not known
         self.final_before_ms = LONG_AGO  # windows that start before this are final
-        self.final_ahead: set[int] = set()  # starts of panes ahead of the own clock that are final all the same
+        self.final_ahead: frozenset[int] = frozenset()  # starts ahead of the own clock that are final too
         # records of panes that no window has fired of, by start, per modality
         self.open: tuple[dict[int, list[Record]], ...] = ({}, {}, {})
         self.fired: dict[int, Pane] = {}
@@ -130,6 +130,9 @@ class StreamWindows:
 
     def move_to(self, watermark_ms: int, emit: Callable[[Output], None]) -> None:
         """Fire every window that ends by the watermark and has something new; release panes that are final by it."""
+        if watermark_ms == LONG_AGO:  # no event is believed yet
+            self.next_ms = FAR_AHEAD
+            return
         if watermark_ms > self.watermark_ms:
             self.watermark_ms = watermark_ms
         config = self.config
@@ -160,7 +163,7 @@ class StreamWindows:
             if start <= own:
                 self._settle(start + hop)
             else:
-                self.final_ahead.update(range(start + hop - size, start + hop, hop))
+                self.final_ahead |= frozenset(range(start + hop - size, start + hop, hop))
 
     def _next_ms(self) -> int:
         """The least own clock at which there may be something to do: a window to fire or a pane to release."""
@@ -260,4 +263,4 @@ class StreamWindows:
                 for start in [s for s in known if s < final_before_ms]:
                     del known[start]
         if self.final_ahead:
-            self.final_ahead = {s for s in self.final_ahead if s >= final_before_ms}
+            self.final_ahead = frozenset(s for s in self.final_ahead if s >= final_before_ms)
