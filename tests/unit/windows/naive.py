@@ -124,13 +124,8 @@ class Stream:
         pane.offsets[modality].append(record.offset)
         pane.new = True
         self.last_event_at, self.last_of_modality_at[modality] = clock, input_clock
-        if time >= self.watermark:
-            self.see(modality, time)
-            self.go_on((False, False, False))
-        else:  # late: its window fires with the next event that is not
-            self.clocks[modality] = max(self.clocks[modality], time)
-            if not pane.fired:
-                self.waiting |= start + self.config.size_ms + min(self.config.disorder_ms) <= self.own
+        self.see(modality, time)
+        self.go_on((False, False, False))
 
     def go_on(self, idle: Sequence[bool]) -> None:
         size, lateness = self.config.size_ms, self.config.allowed_lateness_ms
