@@ -59,9 +59,14 @@ class Stream:
 
     @property
     def interval(self) -> int | None:
-        """A single pause is not usual: the second largest of the last eight windows' largest gaps."""
+        """A single pause is not usual: the second largest of the last eight windows' largest gaps.
+
+        One gap alone counts where the idle timeout is longer than three of it.
+        """
         last = sorted(self.gaps[-8:])
-        return last[max(len(last) - 2, 0)] if last else None
+        if len(last) > 1:
+            return last[-2]
+        return last[0] if last and 3 * last[0] <= self.config.idle_timeout_ms else None
 
     def believable(self, time: int) -> bool:
         return self.own > NEVER and time <= self.own + max(self.config.max_jump_ms, 3 * (self.interval or 0))
