@@ -13,7 +13,10 @@ def caught_up(partition: PartitionState, modality: int, progress: InputProgress 
     """Whether everything that the broker holds of this input was taken in."""
     if progress is None or progress.highwater is None or not _fresh(partition, modality, progress):
         return False
-    return partition.read[modality] >= progress.highwater or partition.looks_at_end[modality] >= _LOOKS
+    if partition.read[modality] >= progress.highwater:
+        return True
+    # the looks say nothing of what was written since the last of them
+    return partition.looks_at_end[modality] >= _LOOKS and _at_end(partition, modality, progress)
 
 
 def look(partition: PartitionState, modality: int, progress: InputProgress | None) -> None:

@@ -293,6 +293,14 @@ async def test_a_look_that_finds_records_to_be_read_begins_the_count_anew() -> N
     assert not caught_up(i.partition, 2, NOT_DELIVERED)
 
 
+async def test_looks_say_nothing_of_what_was_written_since() -> None:
+    i = Inputs()
+    i.partition.read[2] = 5
+    for _ in range(5):
+        look(i.partition, 2, InputProgress(5, 5, 0, 5))
+    assert not caught_up(i.partition, 2, InputProgress(5, 9, 0, 5))
+
+
 async def test_an_input_with_a_batch_in_hand_is_not_caught_up() -> None:
     i = Inputs()
     i.partition.read[2] = 9
