@@ -136,7 +136,7 @@ async def elsewhere(h: Harness, stream: str, partitions: int) -> int:
 
 def rerouted(h: Harness, topic: str, number: int) -> list[LogRecord]:
     """What the service re-produced into a partition of an input."""
-    return [record for record in h._log[topic, number] if "sensorium-rerouted" in dict(record.headers)]
+    return [record for record in h.records(topic, number) if "sensorium-rerouted" in dict(record.headers)]
 
 
 async def misrouted(h: Harness, number: int, *seconds: int, settle: bool = True) -> None:
