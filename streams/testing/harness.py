@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,10 @@ from streams.settings import Settings
 from streams.store.base import VectorStore
 from streams.store.edge import EdgeStore
 from streams.testing.crash import Fuse, FusedOutputs, FusedStore
+from streams.testing.kafka_log import KafkaLog
+from streams.testing.kafka_outputs import ReadBackOutputs
 from streams.testing.logs import Input, InputLog, LogRecord, MemoryLog
+from streams.testing.loop_thread import LoopThread
 from streams.testing.outputs import ReadableOutputs, RecordedOutputs, Sent
 
 _TICK_MS = 500
@@ -56,16 +60,33 @@ class Harness:
         partitions: int = 1,
         now_ms: int = 1_800_000_000_000,
         batch_records: int = 500,
+        real: str | None = None,
     ) -> None:
+        """`partitions`: of each input; `batch_records`: most records of one read.
+
+        `real`: bootstrap servers `host:port[,...]` of a Kafka to run on, with topics and a group of this harness's
+        own (their names: `settings.topic`); None: logs in memory.
+        """
         self.settings = settings or Settings(state=folder)
         self.store: VectorStore = store or EdgeStore(folder / "store")
         self._model = model
         self._partitions = partitions
         self._now_ms = now_ms
         self._batch_records = batch_records
-        log = MemoryLog(partitions, lambda: self._now_ms, self.settings.topic)
-        self._log: InputLog = log
-        self.outputs: ReadableOutputs = RecordedOutputs(log.reproduced)
+        self._log: InputLog
+        self.outputs: ReadableOutputs
+        self._exits = contextlib.AsyncExitStack()
+        self._on_kafka: list[contextlib.AbstractAsyncContextManager[Any]] = []  # in the order in which they are entered
+        if real is None:
+            self._log = log = MemoryLog(partitions, lambda: self._now_ms, self.settings.topic)
+            self.outputs = RecordedOutputs(log.reproduced)
+        else:
+            prefix = f"{self.settings.topic_prefix}harness-{uuid.uuid4().hex[:12]}."
+            self.settings = self.settings.model_copy(update={"kafka": real, "topic_prefix": prefix})
+            thread = LoopThread()
+            self._log = kafka_log = KafkaLog(self.settings, real, partitions, thread)
+            self.outputs = read_back = ReadBackOutputs(self.settings, real, thread)
+            self._on_kafka = [thread, kafka_log, read_back]
         self._run: _Run | None = None
 
     async def __aenter__(self) -> Self:
@@ -73,15 +94,21 @@ class Harness:
             import models
 
             self._model = models.load(self.settings.model)
-        await self.store.__aenter__()
-        await self._start()
+        try:
+            await self._exits.enter_async_context(self.store)
+            for part in self._on_kafka:
+                await self._exits.enter_async_context(part)
+            self._exits.push_async_callback(self._stop)
+            await self._start()
+        except BaseException:
+            await self._exits.aclose()
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._stop()
-        await self.store.__aexit__(kind, error, trace)
+        await self._exits.aclose()
 
     # -- feeding -------------------------------------------------------------------------------------------------
 
