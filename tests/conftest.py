@@ -13,6 +13,8 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
 import pytest  # noqa: E402
 import pytest_asyncio  # noqa: E402
 
+pytest.register_assert_rewrite("tests.harness_suite", "tests.lost_and_misrouted_suite")
+
 from streams.kafka.embedded import Broker, JarError, fetch  # noqa: E402
 
 DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"

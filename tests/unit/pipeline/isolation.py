@@ -219,9 +219,14 @@ class Outcome:
 
 
 def new_harness(
-    now_ms: int = T0_MS, partitions: int = 1, model: Any = None, store: Any = None, **window: Any
+    now_ms: int = T0_MS,
+    partitions: int = 1,
+    model: Any = None,
+    store: Any = None,
+    real: str | None = None,
+    **window: Any,
 ) -> Harness:
-    """A harness in memory. `window`: settings of `settings.window`."""
+    """A harness without a folder. `window`: settings of `settings.window`; `real`: bootstrap servers of a Kafka."""
     folder = Path("no-folder-is-made")
     settings = Settings(state=folder, window=WindowSettings(**window))
     return Harness(
@@ -231,6 +236,7 @@ def new_harness(
         settings=settings,
         partitions=partitions,
         now_ms=now_ms,
+        real=real,
     )
 
 

@@ -40,7 +40,7 @@ async def windows(folder: Path, *, with_bad_input: bool) -> tuple[list[Any], lis
         await h.settle()
         await h.advance(60_000)
         # nothing bad holds a commit back
-        assert h.commit() == {tp: len(log) for tp, log in h._log.items() if log}
+        assert h.commit() == {tp: end for tp, end in h.ends().items() if end}
         return [(w.stream, w.start_ms, w.events, w.modalities) for w in h.windows()], h.dead()
 
 

@@ -1,25 +1,13 @@
-"""A test driver that ships with the service: feed records, advance the clock, crash, read the outputs. No broker.
-
-The harness keeps a log per input partition, as Kafka would, and runs the real intake, windows, inference, drift and
-ledger on it; only the consumer and the producer are replaced. The store is the real embedded one, or any other.
-
-    async with Harness(folder) as h:
-        await h.push("sensor-readings", "pump-1", {"time": 1_000, "values": {"flow": 3.2}})
-        await h.advance(60_000)                 # a minute of quiet: open windows close
-        assert [w.stream for w in h.windows()] == ["pump-1"]
-        await h.crash()                         # kill -9: everything in memory is gone, committed offsets stay
-        await h.settle()                        # records past the committed offsets are read again
-
-`crash(after=n)` dies in the middle of work, when n more writes have reached the store and the output topics.
-"""
+"""The harness itself: one worker's pipeline, whose input log, outputs, store and clock a test controls."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,133 +16,35 @@ import msgspec
 
 from models.interface import WindowModel
 from streams.events.audio import ClipDecoder
-from streams.events.topics import INPUTS, MODALITY_OF, TOPICS
-from streams.events.types import MODALITIES, CloudEvent, IncidentEvent, Modality, WindowRecord
-from streams.kafka.producer import Headers, Outputs
-from streams.kafka.progress import InputProgress, start_at
+from streams.events.topics import MODALITY_OF, TOPICS
+from streams.events.types import MODALITIES, CloudEvent, IncidentEvent, WindowRecord
 from streams.metrics import Metrics
 from streams.pipeline.pipeline import Pipeline
 from streams.pipeline.publisher import OutputPublisher
 from streams.pipeline.recovery import Origin
 from streams.pipeline.reroute import partition_of
 from streams.settings import Settings
-from streams.store.base import Point, VectorStore
+from streams.store.base import VectorStore
 from streams.store.edge import EdgeStore
+from streams.testing.crash import Fuse, FusedOutputs, FusedStore
+from streams.testing.kafka_log import KafkaLog
+from streams.testing.kafka_outputs import ReadBackOutputs
+from streams.testing.logs import Input, InputLog, LogRecord, MemoryLog
+from streams.testing.loop_thread import LoopThread
+from streams.testing.outputs import ReadableOutputs, RecordedOutputs, Sent
 
 _TICK_MS = 500
-
-
-@dataclass(frozen=True, slots=True)
-class LogRecord:
-    """A record of the harness's log, with the attributes of an aiokafka record."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: tuple[tuple[str, bytes], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """A record that the service produced."""
-
-    topic: str
-    key: bytes | None
-    value: bytes | None
-    headers: tuple[tuple[str, bytes], ...]
-
-
-class RecordedOutputs:
-    """An `Outputs` that remembers; survives crashes, as Kafka does."""
-
-    def __init__(self, append: Callable[[Sent, int, int | None], None] | None = None) -> None:
-        """`append` is given what is sent to an input topic, with its partition and timestamp."""
-        self.sent: list[Sent] = []
-        self._append = append
-
-    async def send(
-        self,
-        topic: str,
-        value: bytes | None,
-        *,
-        key: bytes | None,
-        headers: Headers = (),
-        partition: int | None = None,
-        timestamp_ms: int | None = None,
-    ) -> None:
-        sent = Sent(topic, key, value, tuple(headers))
-        self.sent.append(sent)
-        if self._append is not None and topic in INPUTS and partition is not None:
-            self._append(sent, partition, timestamp_ms)
-
-
-class _Fuse:
-    """Lets a number of writes through and holds every other: what a process does that is killed."""
-
-    def __init__(self) -> None:
-        self.left: int | None = None
-        self.blown = asyncio.Event()
-
-    async def burn(self) -> None:
-        if self.left is None:
-            return
-        if not self.left:
-            self.blown.set()
-            await asyncio.Event().wait()
-        self.left -= 1
-
-
-class _FusedOutputs:
-    def __init__(self, outputs: Outputs, fuse: _Fuse) -> None:
-        self._outputs = outputs
-        self._fuse = fuse
-
-    async def send(
-        self,
-        topic: str,
-        value: bytes | None,
-        *,
-        key: bytes | None,
-        headers: Headers = (),
-        partition: int | None = None,
-        timestamp_ms: int | None = None,
-    ) -> None:
-        await self._fuse.burn()
-        await self._outputs.send(topic, value, key=key, headers=headers, partition=partition, timestamp_ms=timestamp_ms)
-
-
-class _FusedStore:
-    """A store whose writes burn the fuse; everything else is the store's own."""
-
-    def __init__(self, store: VectorStore, fuse: _Fuse) -> None:
-        self._store = store
-        self._fuse = fuse
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
-
-    async def upsert(self, points: Sequence[Point]) -> None:
-        await self._fuse.burn()
-        await self._store.upsert(points)
-
-    async def set_payload(self, id: str | Sequence[str], values: Mapping[str, Any]) -> None:
-        await self._fuse.burn()
-        await self._store.set_payload(id, values)
 
 
 @dataclass(slots=True)
 class _Run:
     """What lives in a worker process and dies with it."""
 
-    fuse: _Fuse
+    fuse: Fuse
     pipeline: Pipeline
     clips: ClipDecoder
     metrics: Metrics
     task: asyncio.Task[None]
-    position: dict[tuple[str, int], int] = field(default_factory=dict)
 
 
 class Harness:
@@ -170,20 +60,33 @@ class Harness:
         partitions: int = 1,
         now_ms: int = 1_800_000_000_000,
         batch_records: int = 500,
+        real: str | None = None,
     ) -> None:
+        """`partitions`: of each input; `batch_records`: most records of one read.
+
+        `real`: bootstrap servers `host:port[,...]` of a Kafka to run on, with topics and a group of this harness's
+        own (their names: `settings.topic`); None: logs in memory.
+        """
         self.settings = settings or Settings(state=folder)
-        self.outputs = RecordedOutputs(self._reproduced)
         self.store: VectorStore = store or EdgeStore(folder / "store")
-        self.committed: dict[tuple[str, int], int] = {}
         self._model = model
         self._partitions = partitions
         self._now_ms = now_ms
         self._batch_records = batch_records
-        self._log: dict[tuple[str, int], list[LogRecord]] = {
-            (topic, number): [] for topic in TOPICS.values() for number in range(partitions)
-        }
-        self._begin = dict.fromkeys(self._log, 0)  # the first offset that is left of each log
-        self._topic_ids = dict.fromkeys(TOPICS.values(), 1)
+        self._log: InputLog
+        self.outputs: ReadableOutputs
+        self._exits = contextlib.AsyncExitStack()
+        self._on_kafka: list[contextlib.AbstractAsyncContextManager[Any]] = []  # in the order in which they are entered
+        if real is None:
+            self._log = log = MemoryLog(partitions, lambda: self._now_ms, self.settings.topic)
+            self.outputs = RecordedOutputs(log.reproduced)
+        else:
+            prefix = f"{self.settings.topic_prefix}harness-{uuid.uuid4().hex[:12]}."
+            self.settings = self.settings.model_copy(update={"kafka": real, "topic_prefix": prefix})
+            thread = LoopThread()
+            self._log = kafka_log = KafkaLog(self.settings, real, partitions, thread)
+            self.outputs = read_back = ReadBackOutputs(self.settings, real, thread)
+            self._on_kafka = [thread, kafka_log, read_back]
         self._run: _Run | None = None
 
     async def __aenter__(self) -> Self:
@@ -191,15 +94,21 @@ class Harness:
             import models
 
             self._model = models.load(self.settings.model)
-        await self.store.__aenter__()
-        await self._start()
+        try:
+            await self._exits.enter_async_context(self.store)
+            for part in self._on_kafka:
+                await self._exits.enter_async_context(part)
+            self._exits.push_async_callback(self._stop)
+            await self._start()
+        except BaseException:
+            await self._exits.aclose()
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._stop()
-        await self.store.__aexit__(kind, error, trace)
+        await self._exits.aclose()
 
     # -- feeding -------------------------------------------------------------------------------------------------
 
@@ -220,37 +129,25 @@ class Harness:
         """
         key = key.encode() if isinstance(key, str) else key
         number = partition_of(key or b"", self._partitions) if partition is None else partition
-        log = self._log[topic, number]
-        record = LogRecord(
-            topic=topic,
-            partition=number,
-            offset=len(log),
-            timestamp=self._now_ms if timestamp_ms is None else timestamp_ms,
+        record = await self._log.append(
+            topic,
+            number,
             key=key,
             value=value if isinstance(value, bytes | None) else msgspec.json.encode(value),
             headers=tuple((headers or {}).items()),
+            timestamp_ms=self._now_ms if timestamp_ms is None else timestamp_ms,
         )
-        log.append(record)
         if settle:
             await self.settle()
         return record
 
-    def _reproduced(self, sent: Sent, number: int, timestamp_ms: int | None) -> None:
-        log = self._log[sent.topic, number]
-        timestamp = self._now_ms if timestamp_ms is None else timestamp_ms
-        log.append(LogRecord(sent.topic, number, len(log), timestamp, sent.key, sent.value, sent.headers))
-
     def delete_records(self, topic: str, partition: int, before_offset: int) -> None:
         """What retention does: the log begins at `before_offset` from now on."""
-        self._begin[topic, partition] = max(self._begin[topic, partition], before_offset)
+        self._log.delete_records(topic, partition, before_offset)
 
     def recreate_topic(self, topic: str) -> None:
-        """Delete a topic and make it anew: another id, nothing in it, nothing committed. Crash or rebalance next."""
-        self._topic_ids[topic] += 1
-        for number in range(self._partitions):
-            self._log[topic, number].clear()
-            self._begin[topic, number] = 0
-            self.committed.pop((topic, number), None)
+        """Delete a topic and make it anew: another id, and nothing in it. Crash or rebalance next."""
+        self._log.recreate_topic(topic)
 
     async def settle(self) -> None:
         """Read whatever is unread, a batch of each partition in turn, and wait until scoring has nothing left.
@@ -258,35 +155,35 @@ class Harness:
         An input that runs too far ahead of the others is paused, as in a worker.
         """
         run = self._running()
-        while unread := [tp for tp, position in run.position.items() if position < len(self._log[tp])]:
+        await self._log.look()
+        while unread := self._log.unread():
             full = run.pipeline.ingest.full()
-            free = [(topic, number) for topic, number in unread if not full[MODALITY_OF[topic], number]]
-            for topic, number in free:
-                position = max(run.position[topic, number], self._begin[topic, number])
-                batch = self._log[topic, number][position : position + self._batch_records]
-                run.position[topic, number] = position + len(batch)
+            for topic, number in [tp for tp in unread if not full[MODALITY_OF[tp[0]], tp[1]]]:
+                batch = await self._log.read(topic, number, self._batch_records)
                 await self._guarded(run.pipeline.ingest.handle(MODALITY_OF[topic], number, batch))
-            await self._tick(run, range(self._partitions), 0)
+            await self._tick(run, 0)
         await self._drain(run)
 
     async def advance(self, ms: int) -> None:
         """Let `ms` of quiet pass, caught up with the logs; windows close and streams fall silent by it."""
         run = self._running()
         for _ in range(0, ms, _TICK_MS):
-            await self._tick(run, range(self._partitions))
+            await self._tick(run, _TICK_MS)
 
-    def commit(self) -> dict[tuple[str, int], int]:
-        """What a commit would send now; remembered for the next crash or rebalance."""
-        run = self._running()
-        for tp in self._log:
-            offset = run.pipeline.ledger.committable(tp)
-            if offset is not None:
-                self.committed[tp] = offset
-        return dict(self.committed)
+    def commit(self) -> dict[Input, int]:
+        """Commit what is finished; the next crash or rebalance goes on from there. Returns all that is committed."""
+        ledger = self._running().pipeline.ledger
+        found = {tp: ledger.committable((self.settings.topic(tp[0]), tp[1])) for tp in self._inputs()}
+        self._log.commit({tp: offset for tp, offset in found.items() if offset is not None})
+        return self._log.committed()
 
-    def ends(self) -> dict[tuple[str, int], int]:
+    def ends(self) -> dict[Input, int]:
         """One past the last record of every input partition: what is committed when all is finished."""
-        return {tp: len(log) for tp, log in self._log.items()}
+        return self._log.ends()
+
+    def records(self, topic: str, partition: int) -> list[LogRecord]:
+        """What an input partition holds now, records that the service re-produced into it included."""
+        return self._log.records(topic, partition)
 
     async def crash(self, *, after: int | None = None) -> None:
         """kill -9 and start again: committed offsets, store and outputs stay, all else is gone.
@@ -315,7 +212,7 @@ class Harness:
         run = self._running()
         for number in list(run.pipeline.ingest.partitions):
             run.pipeline.ingest.revoke(number)
-        self._assign(run, range(self._partitions) if numbers is None else numbers)
+        await self._assign(run, range(self._partitions) if numbers is None else numbers)
         await asyncio.sleep(0)
 
     # -- reading -------------------------------------------------------------------------------------------------
@@ -360,19 +257,20 @@ class Harness:
 
     async def _start(self) -> None:
         assert self._model is not None
-        metrics, fuse = Metrics(), _Fuse()
-        outputs = _FusedOutputs(self.outputs, fuse)
+        metrics, fuse = Metrics(), Fuse()
+        outputs = FusedOutputs(self.outputs, fuse)
+        ids = await self._log.topic_ids()
         clips = ClipDecoder(self.settings.audio)
         await clips.__aenter__()
         pipeline = Pipeline(
             self.settings,
             model=self._model,
-            store=_FusedStore(self.store, fuse),
+            store=FusedStore(self.store, fuse),
             outputs=outputs,
-            publisher=OutputPublisher(outputs, metrics),
+            publisher=OutputPublisher(outputs, metrics, self.settings.topic),
             clips=clips,
-            origin=Origin({m: f"{topic}-{self._topic_ids[topic]}" for m, topic in TOPICS.items()}),
-            progress=self._progress,
+            origin=Origin({modality: ids[topic] for modality, topic in TOPICS.items()}),
+            progress=lambda modality, number: self._log.progress(TOPICS[modality], number),
             metrics=metrics,
             partitions=self._partitions,
             now_ms=lambda: self._now_ms,
@@ -380,7 +278,7 @@ class Harness:
             batch_wait_ms=0,
         )
         self._run = _Run(fuse, pipeline, clips, metrics, asyncio.create_task(pipeline.run()))
-        self._assign(self._run, range(self._partitions))
+        await self._assign(self._run, range(self._partitions))
 
     async def _stop(self) -> None:
         run, self._run = self._run, None
@@ -390,25 +288,22 @@ class Harness:
                 await run.task
             await run.clips.__aexit__(None, None, None)
 
-    def _assign(self, run: _Run, numbers: Sequence[int] | range) -> None:
-        run.position.clear()
+    def _inputs(self) -> list[Input]:
+        return [(topic, number) for topic in TOPICS.values() for number in range(self._partitions)]
+
+    async def _assign(self, run: _Run, numbers: Iterable[int]) -> None:
+        numbers = list(numbers)
+        starts = await self._log.assign(numbers)
         for number in numbers:
-            tps = [(TOPICS[modality], number) for modality in MODALITIES]
-            starts = [start_at(self.committed.get(tp), self._begin[tp], len(self._log[tp])) for tp in tps]
-            run.pipeline.ingest.assign(number, starts)
-            for (topic, _), start in zip(tps, starts, strict=True):
-                if start.lost:
-                    run.metrics.lost.labels(topic, str(number)).inc(start.lost)
-            run.position.update((tp, start.offset) for tp, start in zip(tps, starts, strict=True))
+            run.pipeline.ingest.assign(number, [starts[TOPICS[modality], number] for modality in MODALITIES])
+        for (topic, number), start in starts.items():
+            if start.lost:
+                run.metrics.lost.labels(self.settings.topic(topic), str(number)).inc(start.lost)
 
-    def _progress(self, modality: Modality, number: int) -> InputProgress | None:
-        tp = (TOPICS[modality], number)
-        position = None if self._run is None else self._run.position.get(tp)
-        return None if position is None else InputProgress(position, len(self._log[tp]), 0, position)
-
-    async def _tick(self, run: _Run, numbers: Sequence[int] | range, ms: int = _TICK_MS) -> None:
+    async def _tick(self, run: _Run, ms: int) -> None:
+        await self._log.look()
         self._now_ms += ms
-        await self._guarded(run.pipeline.ingest.tick(ms, numbers))
+        await self._guarded(run.pipeline.ingest.tick(ms, range(self._partitions)))
         await self._drain(run)
 
     async def _drain(self, run: _Run) -> None:
