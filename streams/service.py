@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
-import gc
-import os
-import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any
 
 from streams.api.server import serve
 from streams.kafka.admin import check_topics, create_topics, describe_topics
 from streams.kafka.clients import find_bootstrap
 from streams.kafka.embedded import Broker
 from streams.pipeline.status import StatusTable
+from streams.process import freeze_gc, limit_malloc_arenas
 from streams.serving.supervisor import WorkerSupervisor
 from streams.serving.worker import Worker
 from streams.settings import Settings
-
-_M_ARENA_MAX = -8  # malloc.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,26 +30,6 @@ class Service:
     @property
     def worker(self) -> Worker:
         return self.supervisor.worker
-
-
-def limit_malloc_arenas() -> None:
-    """Let all threads of this process allocate from one arena, where the C library is glibc.
-
-    In an arena of its own a thread gives memory back and asks for it again with every batch: the models took 300 page
-    faults a window, a tenth of their time.
-    """
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
-
-
-def freeze_gc() -> None:
-    """Keep the garbage collector from what is loaded by now, torch above all: it stays for good.
-
-    Every full collection walked through half a million objects and held up the event loop for 0.1 to 0.3 s.
-    """
-    if not gc.get_freeze_count():
-        gc.collect()
-        gc.freeze()
 
 
 @contextlib.asynccontextmanager
@@ -105,7 +79,7 @@ async def running_service(
 
 
 class StoppedEarly(Exception):
-    """Told to stop before the service was there; what had begun is undone."""
+    """The service was stopped before it was there; what had begun is undone."""
 
 
 @contextlib.asynccontextmanager
@@ -161,36 +135,3 @@ def _import_models() -> None:
     import models
 
     del models
-
-
-@contextlib.contextmanager
-def stop_on_signals() -> Iterator[asyncio.Event]:
-    """An event that SIGINT, SIGTERM and a closed terminal set; a second signal ends the process at once, as usual."""
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    names = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
-        names.append(signal.SIGHUP)
-
-    def ask(name: Any) -> None:
-        stop.set()
-        if name == signal.SIGHUP:
-            _let_go_of_the_terminal()
-        else:
-            loop.remove_signal_handler(name)
-
-    for name in names:
-        loop.add_signal_handler(name, ask, name)
-    try:
-        yield stop
-    finally:
-        for name in names:
-            loop.remove_signal_handler(name)
-
-
-def _let_go_of_the_terminal() -> None:
-    """Output on the way out would fail: the terminal is gone."""
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
-        os.dup2(nowhere, descriptor)
-    os.close(nowhere)

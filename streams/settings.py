@@ -143,7 +143,7 @@ class Settings(BaseSettings):
     http_port: int = Field(0, ge=0, le=65535, description="0: any free port, written to <state>/worker.json")
     broker_port: int = Field(0, ge=0, le=65535, description="port of the embedded Kafka; 0: any, then kept")
     batch_windows: int = Field(64, ge=1, le=256, description="most windows in one inference batch")
-    batch_wait_ms: int = Field(100, ge=0, description="how long an inference batch waits for company")
+    batch_wait_ms: int = Field(100, ge=0, description="longest wait to fill an inference batch")
     detector_cache_mb: int = Field(2_048, ge=1, description="memory for detectors; the others are read from the store")
     session_timeout_s: float = Field(10.0, ge=6, description="after this silence a dead worker's partitions move on")
     max_record_bytes: int = Field(67_108_864, description="largest Kafka record we create topics for")
@@ -188,12 +188,12 @@ def load_settings(**overrides: Any) -> Settings:
         lines = []
         for problem in error.errors():
             where = ".".join(str(part) for part in problem["loc"])
-            said = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+            message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
             if problem["type"] == "extra_forbidden":
-                said = "there is no such setting; all of them are in the README, under Configuration"
+                message = "there is no such setting; all of them are in the README, under Configuration"
             given = f"--{where}" if overrides.get(where) is not None else origin_of(where)
             origin = "" if given == "default" else f" (from {given})"
-            lines.append(f"setting {where}{origin}: {said}" if where else said)
+            lines.append(f"setting {where}{origin}: {message}" if where else message)
         raise SettingsError("\n".join(lines)) from None
     except SettingsError:
         raise

@@ -181,7 +181,7 @@ def simulate(
     async def run() -> int:
         from streams.kafka.admin import check_topics, describe_topics
         from streams.kafka.clients import find_bootstrap
-        from streams.service import stop_on_signals
+        from streams.process import stop_on_signals
 
         bootstrap = find_bootstrap(settings)
         check_topics(await describe_topics(settings, bootstrap))

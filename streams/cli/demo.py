@@ -17,7 +17,8 @@ from rich.console import Console
 from streams.cli.live_table import elapsed, show
 from streams.logs import configure_logs
 from streams.pipeline.status import StatusTable
-from streams.service import StoppedEarly, running_service, start_unless_stopped, stop_on_signals
+from streams.process import stop_on_signals
+from streams.service import StoppedEarly, running_service, start_unless_stopped
 from streams.settings import load_settings
 from streams.sources.plant_feed import feed
 

@@ -69,7 +69,8 @@ def up(state: StateOption = None, kafka: KafkaOption = None, store: StoreOption 
     settings = settings_of(state, kafka, store, service=True)
 
     async def serve() -> None:
-        from streams.service import StoppedEarly, running_service, start_unless_stopped, stop_on_signals
+        from streams.process import stop_on_signals
+        from streams.service import StoppedEarly, running_service, start_unless_stopped
 
         with contextlib.suppress(StoppedEarly), stop_on_signals() as stop:
             async with start_unless_stopped(running_service(settings, stop), stop) as service:
@@ -93,7 +94,8 @@ def worker(state: StateOption = None, kafka: KafkaOption = None, store: StoreOpt
 
     async def serve() -> None:
         from streams.kafka.clients import find_bootstrap
-        from streams.service import StoppedEarly, running_worker, start_unless_stopped, stop_on_signals
+        from streams.process import stop_on_signals
+        from streams.service import StoppedEarly, running_worker, start_unless_stopped
 
         bootstrap = find_bootstrap(settings)
         with contextlib.suppress(StoppedEarly), stop_on_signals() as stop:

@@ -11,10 +11,12 @@ _LOOKS = 4  # of the ticker, that must find the same
 
 def caught_up(partition: PartitionState, modality: int, progress: InputProgress | None) -> bool:
     """Whether everything that the broker holds of this input was taken in."""
-    if not _fresh(partition, modality, progress):
+    if progress is None or progress.highwater is None or not _fresh(partition, modality, progress):
         return False
-    assert progress is not None and progress.highwater is not None
-    return partition.read[modality] >= progress.highwater or partition.looks_at_end[modality] >= _LOOKS
+    if partition.read[modality] >= progress.highwater:
+        return True
+    # the looks say nothing of what was written since the last of them
+    return partition.looks_at_end[modality] >= _LOOKS and _at_end(partition, modality, progress)
 
 
 def look(partition: PartitionState, modality: int, progress: InputProgress | None) -> None:
@@ -23,18 +25,18 @@ def look(partition: PartitionState, modality: int, progress: InputProgress | Non
     A log may end in control records. Then the position decides, if all that was delivered was taken in; but for a
     moment a position is ahead of records that are on their way to us, so that one look says nothing.
     """
-    at_end = _fresh(partition, modality, progress) and _at_end(partition, modality, progress)
+    at_end = progress is not None and _fresh(partition, modality, progress) and _at_end(partition, modality, progress)
     partition.looks_at_end[modality] = partition.looks_at_end[modality] + 1 if at_end else 0
 
 
-def _fresh(partition: PartitionState, modality: int, progress: InputProgress | None) -> bool:
-    if progress is None or progress.highwater is None or progress.polled_ms_ago is None:
+def _fresh(partition: PartitionState, modality: int, progress: InputProgress) -> bool:
+    if progress.polled_ms_ago is None:
         return False
     return not partition.in_hand[modality] and progress.polled_ms_ago < _POLL_FRESH_MS
 
 
-def _at_end(partition: PartitionState, modality: int, progress: InputProgress | None) -> bool:
-    if progress is None or progress.highwater is None:
+def _at_end(partition: PartitionState, modality: int, progress: InputProgress) -> bool:
+    if progress.highwater is None:
         return False
     delivered = partition.resume[modality] if progress.delivered is None else progress.delivered
     return partition.read[modality] >= delivered and progress.position >= progress.highwater

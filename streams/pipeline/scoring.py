@@ -259,15 +259,21 @@ class Scorer:
     def _embed_all(self, inputs: list[WindowInput]) -> list[WindowVectors | str]:
         """One batch; if that fails, one by one, so that a window the model cannot take harms no other."""
         try:
-            return list(self._model.embed(inputs))
+            return self._embed(inputs)
         except Exception:
             log.exception("batch failed, embedding one by one", windows=len(inputs))
         vectors: list[WindowVectors | str] = []
         for one in inputs:
             try:
-                vectors.extend(self._model.embed([one]))
+                vectors += self._embed([one])
             except Exception as error:
                 vectors.append(f"{type(error).__name__}: {error}")
+        return vectors
+
+    def _embed(self, inputs: list[WindowInput]) -> list[WindowVectors | str]:
+        vectors: list[WindowVectors | str] = list(self._model.embed(inputs))
+        if len(vectors) != len(inputs):  # encoders come from third parties
+            raise ValueError(f"the model gave {len(vectors)} results for {len(inputs)} windows")
         return vectors
 
     def _supersede(self, work: Work) -> None:

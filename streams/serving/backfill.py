@@ -2,7 +2,7 @@
 
 It is a consumer group of its own, so its offsets say what its collection holds, and are committed only after its store
 has acknowledged; the serving version knows nothing of it. It writes no topic. It never reads past what the serving
-version has committed: whatever it stores was announced, and whoever takes over from its offsets announces the rest.
+version has committed: what it stores was published, and a worker that takes over from its offsets publishes the rest.
 """
 
 from __future__ import annotations
@@ -170,9 +170,9 @@ class Backfill:
 
     async def _look(self) -> None:
         """How far the serving version has got by now."""
-        said = await self._admin.list_consumer_group_offsets(self._serving_group)
+        offsets = await self._admin.list_consumer_group_offsets(self._serving_group)
         for tp in self._modality:
-            at = said[tp].offset if tp in said else -1
+            at = offsets[tp].offset if tp in offsets else -1
             self._bounds[tp] = max(self._bounds.get(tp, 0), self._resume[tp], at)
 
     def _held(self) -> set[TopicPartition]:

@@ -26,7 +26,7 @@ class Side:
     version: str
     windows: int
     streams: int
-    text_precision: float | None  # of the ten moments found by a caption's words, those in which it was said
+    text_precision: float | None  # of the ten moments found by a caption's words, those in which it was written
     incidents: int
     in_alarm: float | None  # share of the compared windows
     mean_score: float | None
@@ -69,7 +69,7 @@ async def compare(
         old = await serving.search_window(old_by_key[key]["id"], Filter(), _NEIGHBOURS)
         new = await candidate.search_window(new_id(*key), Filter(), _NEIGHBOURS)
         overlaps.append(overlap([_key(row) for row in old], [_key(row) for row in new]))
-    said = _spread(sorted({text for key in shared for text in old_by_key[key]["captions"]}), _CAPTIONS)
+    texts = _spread(sorted({text for key in shared for text in old_by_key[key]["captions"]}), _CAPTIONS)
     incidents = [
         [row async for row in every(partial(side.incidents, Filter(), MAX_ROWS))] for side in (serving, candidate)
     ]
@@ -78,7 +78,7 @@ async def compare(
         (serving, candidate), versions, counts, (old_by_key, new_by_key), incidents, strict=True
     ):
         held = [rows[key] for key in shared]
-        precision = [_precision(await side.search_text(text, Filter(), _NEIGHBOURS), text) for text in said]
+        precision = [_precision(await side.search_text(text, Filter(), _NEIGHBOURS), text) for text in texts]
         scores = [row["score"] for row in held if row["score"] is not None]
         sides.append(
             Side(
@@ -100,7 +100,7 @@ async def compare(
         by_stream={s: (counts[0].get(s, 0), counts[1].get(s, 0)) for s in sorted({*counts[0], *counts[1]})},
         neighbours=_mean(overlaps),
         asked_windows=len(asked),
-        asked_captions=len(said),
+        asked_captions=len(texts),
         compared_windows=len(shared),
         same_status=_mean(same),
         shared_incidents=shared_incidents(*incidents),

@@ -87,7 +87,7 @@ async def promote(
                 await asyncio.gather(task, return_exceptions=True)
             await task
             records, windows = backfill.total, backfill.windows
-    # the candidate's store is closed and its offsets are committed: whoever serves it next goes on from there
+    # the candidate's store is closed and its offsets are committed: the worker that serves it next goes on from there
     if not switch:
         return Promotion(version.name, was, False, records, windows, time.monotonic() - began, report, "none")
     async with open_collections(settings) as collections:

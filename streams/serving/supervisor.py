@@ -122,7 +122,11 @@ class WorkerSupervisor:
 
     async def _hand_over(self, before: _ServingVersion, exits: contextlib.AsyncExitStack) -> None:
         """Let the new worker answer once it has stored what the old one had, or after a minute."""
-        await self._close_incidents(before)
+        try:
+            async with asyncio.timeout(_CATCH_UP_S):
+                await self._close_incidents(before)
+        except TimeoutError:
+            log.warning("incidents of the version before may stay open: its store is away", version=before.version)
         deadline = time.monotonic() + _CATCH_UP_S
         while time.monotonic() < deadline and not await _reached(self.worker.query_store, before.store):
             await asyncio.sleep(0.25)

@@ -65,7 +65,7 @@ class WorkerSnapshot:
 
 
 class Worker:
-    """Consumes the three inputs until told to stop. Not started yet: use `async with`."""
+    """Consumes the three inputs until stopped. Not started yet: use `async with`."""
 
     def __init__(
         self,
@@ -112,6 +112,7 @@ class Worker:
         bare = await exits.enter_async_context(self.version.store())
         self.query_store: VectorStore = bare  # queries answer 503 at once while it is away; the pipeline retries
         self.store = RetryingStore(bare, self._on_store_wait)
+        check_topics(await describe_topics(settings, self.bootstrap))
         producer = new_producer(settings, self.bootstrap)
         self.outputs = KafkaOutputs(producer, settings.topic, new=lambda: new_producer(settings, self.bootstrap))
         exits.push_async_callback(self._stop_producer)
@@ -202,7 +203,7 @@ class Worker:
         return self._watch.problem is not None
 
     async def _until_whole(self, stop: asyncio.Event) -> bool:
-        """Wait until the inputs can be read again; False: told to stop before."""
+        """Wait until the inputs can be read again; False: stopped before."""
         while not stop.is_set():
             await self._watch.look()
             if self._watch.problem is None:

@@ -65,7 +65,7 @@ class PartitionWindows:
         self._limit = limit or StreamLimit()
         self._streams: dict[str, StreamWindows] = {}
         # of streams that are gone: windows that start before this are final, so are these, and when it fell silent
-        self._forgotten: dict[str, tuple[int, set[int], int | None]] = {}
+        self._forgotten: dict[str, tuple[int, frozenset[int], int | None]] = {}
         self._silent: set[str] = set()
         self._idle_clock_ms = 0
         self._input_clocks_ms = [0, 0, 0]
@@ -151,6 +151,9 @@ class PartitionWindows:
                 late_ms = restored_before - self.config.hop_ms - start + self.config.allowed_lateness_ms
                 self._out.append(Late(modality, record, late_ms))
             return None
+        own = stream.clock.own_ms
+        if record.event.time_ms < own:
+            stream.note_watermark()  # it is moved only where something is to be done: here it decides
         behind_ms = stream.late_ms(start)
         if behind_ms is not None:
             self._out.append(Late(modality, record, behind_ms))
@@ -167,7 +170,10 @@ class PartitionWindows:
             self._note_advance(stream)
         if stream.left_behind_at is None:
             self._follow(stream)
-        return stream.records(start, modality)
+        records = stream.records(start, modality)
+        if self._may_wait and start in stream.open[modality] and own >= stream.due_ms(start):
+            self._waiting[stream.name] = stream
+        return records
 
     def _refuse_event(self, modality: int, record: Record) -> None:
         most = self.config.max_pane_events
@@ -182,7 +188,7 @@ class PartitionWindows:
 
     def _wait_or_not(self, stream: StreamWindows) -> None:
         """Remember streams whose windows would fire now if the modalities that they wait for were idle."""
-        if stream.clock.own_ms >= stream.look_at_ms:
+        if stream.clock.own_ms >= stream.next_ms:
             self._waiting[stream.name] = stream
         else:
             self._waiting.pop(stream.name, None)
@@ -363,7 +369,8 @@ class PartitionWindows:
                 self._note_advance(stream)
             return stream.last_event_at + quiet_after
         stream.fire_all(self._out.append)
-        quiet_after = stream.clock.quiet_after_ms()  # what has fired may have told more of its intervals
+        self._waiting.pop(stream.name, None)
+        quiet_after = stream.clock.quiet_after_ms()  # what has fired may show longer intervals
         if quiet_ms < quiet_after:
             return stream.last_event_at + quiet_after
         close_at = stream.last_event_at + quiet_after + self.config.allowed_lateness_ms
@@ -372,7 +379,6 @@ class PartitionWindows:
             self._report_silent(stream)
         if now >= close_at:
             stream.close_all(self._out.append)
-            self._waiting.pop(stream.name, None)
         later = [at for at in (close_at, silent_at) if at > now]
         return min(later) if later else None
 

@@ -36,6 +36,7 @@ class StreamWindows:
         "look_at_ms",
         "name",
         "newest",
+        "next_ms",
         "open",
         "pending",
         "restored_before_ms",
@@ -52,7 +53,7 @@ class StreamWindows:
         self.watermark_ms = LONG_AGO
         self.restored_before_ms = restored_before_ms  # windows before it were final before we began; None: not known
         self.final_before_ms = LONG_AGO  # windows that start before this are final
-        self.final_ahead: set[int] = set()  # starts of panes ahead of the own clock that are final all the same
+        self.final_ahead: frozenset[int] = frozenset()  # starts ahead of the own clock that are final too
         # records of panes that no window has fired of, by start, per modality
         self.open: tuple[dict[int, list[Record]], ...] = ({}, {}, {})
         self.fired: dict[int, Pane] = {}
@@ -60,6 +61,7 @@ class StreamWindows:
         self.pending: set[int] = set()  # starts of windows with something new that have not fired
         self.firings: dict[int, int] = {}  # window start -> number of its last firing
         self.stored: dict[int, StoredWindow | None] = {}
+        self.next_ms = LONG_AGO  # own clock at which a window may have to fire or a pane to be released
         self.look_at_ms = LONG_AGO  # event time of an own event at which something may have to be done
         self.last_event_at = 0  # on the partition's idle clock
         self.last_of_modality_at = [0, 0, 0]  # on the idle clock of each modality's input
@@ -92,7 +94,7 @@ class StreamWindows:
         if pane is None:
             if self.watermark_ms < start_ms + self.config.hop_ms:
                 records = self.open[modality][start_ms] = []
-                look_at_ms = start_ms + self.config.hop_ms + min(self.config.disorder_ms)
+                look_at_ms = self.due_ms(start_ms)
                 if look_at_ms < self.look_at_ms:
                     self.look_at_ms = look_at_ms
                 return records
@@ -100,6 +102,10 @@ class StreamWindows:
         self.dirty.add(start_ms)
         self.look_at_ms = LONG_AGO
         return pane.records[modality]
+
+    def due_ms(self, start_ms: int) -> int:
+        """The least own clock at which a window that holds the pane may fire."""
+        return start_ms + self.config.hop_ms + min(self.config.disorder_ms)
 
     @property
     def is_empty(self) -> bool:
@@ -122,8 +128,15 @@ class StreamWindows:
         """Do what the stream's own clocks call for: fire windows, release panes."""
         self.move_to(self.clock.watermark_ms(idle), emit)
 
+    def note_watermark(self) -> None:
+        """Let the watermark be where the stream's clocks say, nothing being due by then."""
+        self.watermark_ms = max(self.watermark_ms, self.clock.watermark_ms())
+
     def move_to(self, watermark_ms: int, emit: Callable[[Output], None]) -> None:
         """Fire every window that ends by the watermark and has something new; release panes that are final by it."""
+        if watermark_ms == LONG_AGO:  # no event is believed yet
+            self.next_ms = FAR_AHEAD
+            return
         if watermark_ms > self.watermark_ms:
             self.watermark_ms = watermark_ms
         config = self.config
@@ -133,12 +146,14 @@ class StreamWindows:
             for start in sorted([s for s in self.fired if s <= final_ms]):
                 self._close(start, emit)
         self._settle(final_ms - final_ms % config.hop_ms + config.hop_ms)
-        self.look_at_ms = LONG_AGO if self.clock.is_unsure else min(self._next_ms(), self.clock.limit_ms + 1)
+        self.next_ms = self._next_ms()
+        self.look_at_ms = LONG_AGO if self.clock.is_unsure else min(self.next_ms, self.clock.limit_ms + 1)
 
     def fire_all(self, emit: Callable[[Output], None]) -> None:
         """Fire everything there is; nothing more is expected."""
         if not self.is_empty:
             self.fire_through(max((*self.open_panes, *self.fired)) + self.config.size_ms, emit)
+            self.look_at_ms = LONG_AGO
 
     def close_all(self, emit: Callable[[Output], None]) -> None:
         """Release everything that has fired.
@@ -152,7 +167,7 @@ class StreamWindows:
             if start <= own:
                 self._settle(start + hop)
             else:
-                self.final_ahead.update(range(start + hop - size, start + hop, hop))
+                self.final_ahead |= frozenset(range(start + hop - size, start + hop, hop))
 
     def _next_ms(self) -> int:
         """The least own clock at which there may be something to do: a window to fire or a pane to release."""
@@ -253,4 +268,4 @@ class StreamWindows:
                 for start in [s for s in known if s < final_before_ms]:
                     del known[start]
         if self.final_ahead:
-            self.final_ahead = {s for s in self.final_ahead if s >= final_before_ms}
+            self.final_ahead = frozenset(s for s in self.final_ahead if s >= final_before_ms)

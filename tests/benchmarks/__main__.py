@@ -2,7 +2,7 @@
 
 python -m tests.benchmarks [NAME ...] [--json FILE]
 
-Names: operator store intake pipeline memory models; none: all of them. Each also runs alone, as
+Names: before operator store intake pipeline memory models; none: all of them. Each also runs alone, as
 `python -m tests.benchmarks.<name>_bench`. Ends with status 1 when a target is missed.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ.setdefault(_name, "1")  # as the command does
 
-from tests.benchmarks import intake_bench, memory_bench, pipeline_bench, store_bench, windows_bench  # noqa: E402
+from tests.benchmarks import before, intake_bench, memory_bench, pipeline_bench, store_bench, windows_bench  # noqa: E402
 from tests.benchmarks.measuring import Figure, print_table  # noqa: E402
 
 
@@ -43,6 +43,7 @@ def models() -> list[Figure]:
 
 
 BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
+    "before": before.run,
     "operator": operator,
     "store": store_bench.run,
     "intake": intake_bench.run,

@@ -7,7 +7,7 @@ real Kafka. Each peer reads them in a process of its own; CPU-seconds count from
 until its last message is done, and, as "whole process", from its birth.
 
 - ours: the worker as it runs (Faust agents, batch transport, decoding, clock guard, windows, ledger, commits); only
-  inference is replaced: fired windows are counted, finished ones released. Done when every record may be committed.
+  scoring is replaced: fired windows are counted, final panes released. Done when every record may be committed.
 - plain Faust: one agent, `async for value in stream`, that only decodes, with the same decoder.
 - bare aiokafka: `getmany`, decoding keys and values with the same decoder; and once more with a bare msgspec decoder.
 """
@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from streams.kafka.progress import Start
 from streams.settings import Settings
 from tests.benchmarks.measuring import (
     Figure,
@@ -81,30 +82,27 @@ async def produce(settings: Settings, messages: int) -> None:
 
 
 async def ours(settings: Settings, messages: int) -> dict[str, float]:
-    """The real worker with inference replaced."""
+    """The real worker with scoring replaced."""
+    from streams.pipeline.pipeline import Pipeline
     from streams.service import freeze_gc, limit_malloc_arenas
     from streams.serving import worker as worker_module
     from streams.windows.types import Fired, PaneFinal
 
-    class Counting:
-        """In the place of inference: what it does with Kafka's offsets, and nothing else."""
+    class Counting(Pipeline):
+        """In the place of scoring and storing: what they do with Kafka's offsets, and nothing else."""
 
-        idle = True
-
-        def __init__(self, *, queue: Any, ledger: Any, topic: Any, **_: Any) -> None:
-            self._queue, self._ledger, self._topic = queue, ledger, topic(TOPIC)
-            self.finished = self.windows = self.events = self.released = 0
-            self.done = asyncio.Event()
+        windows = events = released = 0
+        done = asyncio.Event()
 
         async def run(self) -> None:
+            topic = settings.topic(TOPIC)
             while True:
-                partition, output = await self._queue.get()
+                partition, output = await self.queue.get()
                 if type(output) is Fired:
                     self.windows += 1
                     self.events += output.home_events[0]
                 elif type(output) is PaneFinal:
-                    tp = (self._topic, partition.number)
-                    self._ledger.release(tp, partition.epoch, output.offsets[0])
+                    self.ledger.release((topic, partition.number), partition.epoch, output.offsets[0])
                     self.released += len(output.offsets[0])
                     if self.released >= messages:
                         self.done.set()
@@ -112,15 +110,15 @@ async def ours(settings: Settings, messages: int) -> dict[str, float]:
     class Measured(worker_module.Worker):
         began: float | None = None
 
-        async def assigned(self, resume: Mapping[tuple[str, int], int]) -> None:
-            await super().assigned(resume)
+        async def assigned(self, starts: Mapping[tuple[str, int], Start]) -> None:
+            await super().assigned(starts)
             self.began = cpu_s()
 
-    worker_module.Inference = Counting  # type: ignore[assignment,misc]
+    worker_module.Pipeline = Counting  # type: ignore[misc]
     assert settings.kafka is not None
     limit_malloc_arenas()  # this and the next as the command does
     async with Measured(settings, settings.kafka) as worker:
-        counting: Any = worker.inference
+        counting: Any = worker.pipeline
         freeze_gc()
         stop = asyncio.Event()
         running = asyncio.create_task(worker.run(stop))

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import psutil
 
+from streams.kafka.progress import Start
 from streams.settings import Settings
 from streams.sources.recording import Recording, time_ms_of
 from tests.benchmarks.measuring import (
@@ -99,14 +100,14 @@ async def produce(settings: Settings, folder: Path) -> int:
 
 async def ours(settings: Settings, events: int) -> dict[str, float]:
     """A worker until every event is in a window that was announced."""
-    from streams.service import freeze_gc, limit_malloc_arenas
+    from streams.process import freeze_gc, limit_malloc_arenas
     from streams.serving.worker import Worker
 
     class Measured(Worker):
         began: float | None = None
 
-        async def assigned(self, resume: Mapping[tuple[str, int], int]) -> None:
-            await super().assigned(resume)
+        async def assigned(self, starts: Mapping[tuple[str, int], Start]) -> None:
+            await super().assigned(starts)
             self.began = family_cpu_s()
 
     assert settings.kafka is not None

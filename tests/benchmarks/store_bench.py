@@ -27,8 +27,9 @@ from typing import Any
 import numpy as np
 
 from streams.drift import Detector, DriftConfig, Observation
+from streams.drift.channel_stats import channel_stats
 from streams.events.types import Caption, Reading
-from streams.pipeline.payload import channel_stats, payload_of
+from streams.pipeline.payload import payload_of
 from streams.store.base import DIM, Filter, Point
 from streams.windows.types import Fired, window_id
 from tests.benchmarks.measuring import Figure, cpu_s, pin, print_table, ratio, run_peer, whole_cpu_s
@@ -72,10 +73,10 @@ def make_points(streams: int = STREAMS, windows: int = WINDOWS) -> list[Point]:
                 verdict=verdict,
                 attention={"sensor": 0.6, "caption": 0.4},
                 drift=detector.state.to_payload(),
-                origin="bench",
-                sealed_before_ms=None,
+                origin={"sensor": "bench/0", "caption": "bench/0"},
+                final_before_ms=None,
             )
-            points.append(Point(id, vectors, payload))
+            points.append(Point(id, vectors, payload.to_dict()))
     return points
 
 

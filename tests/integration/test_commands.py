@@ -291,7 +291,7 @@ def test_letters_can_be_listed_shown_and_sent_again(house: House, up: Process, s
     until(lambda: len(sensorium("dlq ls --json").json) == 2, "the letter to come round again")
     assert max(letter["retries"] for letter in sensorium("dlq ls --json").json) == 1
     nothing = sensorium("dlq retry --reason no_key")
-    assert (nothing.code, "no letters with reason no_key" in nothing.err) == (5, True)
+    assert (nothing.code, "nothing with reason no_key" in nothing.err) == (5, True)
 
 
 def send(bootstrap: str, value: bytes, key: bytes) -> None:

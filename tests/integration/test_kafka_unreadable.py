@@ -23,6 +23,7 @@ from streams.kafka.clients import client_options, new_producer, open_admin
 from streams.kafka.dlq import LetterError, read_letters, retry_letters
 from streams.kafka.embedded import Broker
 from streams.kafka.reader import end_offsets, read_all
+from streams.pipeline.reroute import partition_of
 from streams.settings import Settings
 from tests.integration.support import service, settings_for, until
 from tests.integration.test_kafka import committed, send_readings
@@ -42,6 +43,9 @@ def reading(second: int, flow: float = 3.0) -> bytes:
     return json.dumps({"time": base + second * 1000, "values": {"flow": flow}}).encode()
 
 
+NAMED = partition_of(b"named-pump", 4)  # the default number of partitions
+
+
 async def send_compressed(settings: Settings, codec: str, count: int, partition: int | None = None) -> None:
     assert settings.kafka is not None
     producer = new_producer(settings, settings.kafka, compression_type=codec, linger_ms=50)
@@ -59,7 +63,7 @@ async def send_compressed(settings: Settings, codec: str, count: int, partition:
 
 
 async def send_bad_header_name(settings: Settings, names: list[bytes | None]) -> None:
-    """One batch in partition 0, a record for each name; None: no header. As clients send that take names as bytes."""
+    """One batch, a record for each name; None: no header. As clients send that take names as bytes."""
     assert settings.kafka is not None
 
     class Name(str):
@@ -80,7 +84,7 @@ async def send_bad_header_name(settings: Settings, names: list[bytes | None]) ->
             headers.append((name, b"1"))
         assert builder.append(key=b"named-pump", value=reading(n), timestamp=None, headers=headers) is not None
     try:
-        await (await producer.send_batch(builder, settings.topic("sensor-readings"), partition=0))
+        await (await producer.send_batch(builder, settings.topic("sensor-readings"), partition=NAMED))
     finally:
         await producer.stop()
 
@@ -170,8 +174,8 @@ async def test_a_header_name_that_is_not_utf8_costs_its_record_only(tmp_path: Pa
         await until(lambda: running.worker.status.events == sent - 2, "all others in windows")
         letters = [letter.letter for letter in await read_letters(settings, late=False)]
         assert [(x.reason, x.partition, x.offset, x.key) for x in letters] == [
-            ("unreadable", 0, 1, b"named-pump"),
-            ("unreadable", 0, 3, b"named-pump"),
+            ("unreadable", NAMED, 1, b"named-pump"),
+            ("unreadable", NAMED, 3, b"named-pump"),
         ]
         assert [json.loads(x.value or b"")["values"] for x in letters] == [{"flow": 3.0}] * 2
         assert letters[0].headers == (("\\xff\\xfe", b"1"),)

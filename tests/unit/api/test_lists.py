@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from streams.api.server import make_api
+from streams.metrics import Metrics
 from streams.serving import supervisor
 from streams.serving.client import RemoteQueries
 from streams.serving.pages import every
@@ -22,6 +23,7 @@ from streams.serving.supervisor import WorkerSupervisor
 from streams.settings import load_settings
 from streams.store.base import Filter, Point, StoreError, StoreUnavailable, VectorStore
 from streams.store.retrying import RetryingStore
+from streams.testing import RecordedOutputs
 from tests.memory_store import MemoryStore
 from tests.unit.serving.stored import step, unit, window
 
@@ -156,7 +158,16 @@ def live_on(tmp_path: Path, bare: VectorStore) -> WorkerSupervisor:
 
 def worker_on(bare: VectorStore) -> Any:
     version = SimpleNamespace(name="small-1")
-    return SimpleNamespace(version=version, store=RetryingStore(bare), query_store=bare, model=Model())
+    return SimpleNamespace(
+        version=version,
+        store=RetryingStore(bare),
+        query_store=bare,
+        model=Model(),
+        outputs=RecordedOutputs(),
+        metrics=Metrics(),
+        topic_partitions=1,
+        numbers=frozenset({0}),
+    )
 
 
 async def test_queries_do_not_wait_for_the_store_although_the_pipeline_does(tmp_path: Path) -> None:

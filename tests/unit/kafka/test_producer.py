@@ -42,7 +42,7 @@ class Scripted:
         self.stopped = True
 
     async def send(
-        self, topic: str, value: bytes | None, *, key: bytes | None, headers: list[tuple[str, bytes]]
+        self, topic: str, value: bytes | None, *, key: bytes | None, headers: list[tuple[str, bytes]], **_: Any
     ) -> asyncio.Future[None]:
         sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         size = len(key or b"") + len(value or b"") + sum(len(n) + len(v) for n, v in headers)

@@ -109,6 +109,14 @@ def test_with_nothing_held_nothing_is_released(feed: Feed) -> None:
     assert feed.release(1_000, 1_000, 1_000) == []
 
 
+def test_records_of_the_timestamp_that_another_input_was_read_to_wait_for_more_of_it(feed: Feed) -> None:
+    feed.add(AUDIO, 20, 20, 20)
+    assert feed.release(1_000, 1_000, 1_000) == ["a0", "a1", "a2"]
+    feed.add(SENSOR, 20, arrived_ms=5_000)
+    assert feed.release(None, 1_000, 5_000) == []
+    assert feed.release(None, 5_000, 5_000) == ["s0"]
+
+
 # -- confirmations ------------------------------------------------------------------------------------------------
 
 
@@ -204,6 +212,18 @@ def test_a_full_input_is_paused_and_holds_no_other() -> None:
     assert feed.release() == ["a0", "s0"]  # sounds and captions have been read past 10; of readings no more are read
 
 
+def test_a_full_input_is_not_waited_for_though_it_was_read_no_further_than_another() -> None:
+    feed = Feed(most=(1, 100, 100))
+    for time_ms in (1, 2):
+        feed.add(SENSOR, time_ms)
+        feed.release(1_000, 1_000, 1_000)
+    feed.add(SENSOR, 9, arrived_ms=2_000)  # of the last three timestamps, the least is 1
+    feed.add(AUDIO, 5, arrived_ms=2_000)
+    assert feed.release(None, None, 2_000) == ["a0"]
+    feed.add(AUDIO, 9, arrived_ms=2_000)
+    assert feed.release(None, 2_000, 2_000) == ["s2", "a1"]
+
+
 def test_two_full_inputs_do_not_wait_for_each_other() -> None:
     feed = Feed(most=(2, 2, 2))
     feed.add(SENSOR, 10, 30)
@@ -223,6 +243,12 @@ def test_records_of_one_timestamp_are_aligned_by_event_time(feed: Feed) -> None:
     feed.add_events(AUDIO, [(7, 150), (7, 350)])
     feed.add_events(CAPTION, [(7, 250)])
     assert feed.release(1_000, 1_000, 1_000) == ["s0", "a0", "s1", "c0", "s2", "a1", "s3"]
+
+
+def test_a_tie_begins_where_the_timestamps_are_the_same(feed: Feed) -> None:
+    feed.add_events(SENSOR, [(5, 50), (7, 300)])
+    feed.add_events(AUDIO, [(7, 150)])
+    assert feed.release(1_000, 1_000, 1_000) == ["s0", "a0", "s1"]
 
 
 def test_ties_are_aligned_within_each_stream_whatever_its_clock(feed: Feed) -> None:
@@ -252,6 +278,13 @@ def test_one_event_from_the_future_draws_no_other_along_in_a_tie(feed: Feed) -> 
     feed.add_events(AUDIO, [(7, 150), (7, 250)])
     released = feed.release(1_000, 1_000, 1_000)
     assert [name for name in released if name != "s1"] == ["s0", "a0", "s2", "a1", "s3"]
+
+
+def test_a_repeat_of_an_event_from_the_future_confirms_it_no_more_in_a_tie(feed: Feed) -> None:
+    feed.add_events(SENSOR, [(7, 100), (7, 9_999_999), (7, 9_999_999), (7, 200), (7, 300)])
+    feed.add_events(AUDIO, [(7, 150), (7, 250)])
+    released = feed.release(1_000, 1_000, 1_000)
+    assert [name for name in released if name not in ("s1", "s2")] == ["s0", "a0", "s3", "a1", "s4"]
 
 
 def test_a_tie_waits_for_an_input_that_may_have_more_of_it(feed: Feed) -> None:
@@ -290,9 +323,12 @@ def batches(records: Iterable[tuple[int, int, str]], rng: random.Random) -> list
 
 
 def play(
-    records: Sequence[tuple[int, int, str]], rng: random.Random, *, confirm: bool, most: int = 10_000
+    records: Sequence[tuple[int, int, str]], rng: random.Random, *, confirm: str, most: int = 10_000
 ) -> list[tuple[int, int, int, str]]:
-    """What comes out: (modality, offset, timestamp, stream). `confirm`: inputs are confirmed at odd moments, too."""
+    """What comes out: (modality, offset, timestamp, stream).
+
+    `confirm`: `at the end` only; `truly`: as soon as all of an input was delivered; `at random`: wrongly, too.
+    """
     merge, offsets, out = InputMerge((most,) * 3), [0, 0, 0], []
 
     def take(confirmed: tuple[int | None, ...]) -> None:
@@ -300,8 +336,8 @@ def play(
             for one in run.events:
                 out.append((run.modality, one.record.offset, one.raw, one.record.stream))
 
-    now = 0
-    for modality, batch in batches(records, rng):
+    now, cut = 0, batches(records, rng)
+    for i, (modality, batch) in enumerate(cut):
         now += 1_000
         events = [
             Held(Record(offsets[modality] + i, stream, Reading(time_ms, {})), time_ms)
@@ -309,15 +345,23 @@ def play(
         ]
         offsets[modality] += len(batch)
         merge.add(modality, events, [time_ms for time_ms, _ in batch], now)
-        take(tuple(now if confirm and rng.random() < 0.3 else None for _ in range(3)))
+        left = {m for m, _ in cut[i + 1 :]}
+        share = {"at the end": 0.0, "truly": 0.7, "at random": 0.3}[confirm]
+        confirmed = [rng.random() < share and not (confirm == "truly" and m in left) for m in range(3)]
+        take(tuple(now if one else None for one in confirmed))
     take((now + 1_000,) * 3)
     assert merge.held == 0
     return out
 
 
-@given(inputs(distinct=False), st.randoms(use_true_random=False), st.booleans(), st.sampled_from([1, 3, 10_000]))
+@given(
+    inputs(distinct=False),
+    st.randoms(use_true_random=False),
+    st.sampled_from(["at the end", "truly", "at random"]),
+    st.sampled_from([1, 3, 10_000]),
+)
 def test_nothing_is_lost_or_doubled_and_a_stream_keeps_the_order_of_its_input(
-    records: list[tuple[int, int, str]], rng: random.Random, confirm: bool, most: int
+    records: list[tuple[int, int, str]], rng: random.Random, confirm: str, most: int
 ) -> None:
     out = play(records, rng, confirm=confirm, most=most)
     for modality in range(3):
@@ -330,11 +374,11 @@ def test_nothing_is_lost_or_doubled_and_a_stream_keeps_the_order_of_its_input(
             assert order == sorted(order)
 
 
-@given(inputs(distinct=True), st.randoms(use_true_random=False))
+@given(inputs(distinct=True), st.randoms(use_true_random=False), st.sampled_from(["at the end", "truly"]))
 def test_records_with_timestamps_of_their_own_come_out_in_their_order_whatever_the_batches(
-    records: list[tuple[int, int, str]], rng: random.Random
+    records: list[tuple[int, int, str]], rng: random.Random, confirm: str
 ) -> None:
-    out = play(records, rng, confirm=False)
+    out = play(records, rng, confirm=confirm)
     times = [time_ms for _, _, time_ms, _ in out]
     assert times == sorted(times)
     assert len(times) == len(records)

@@ -96,7 +96,7 @@ def test_a_payload_of_a_store_that_is_older_is_read_with_the_defaults() -> None:
     for name in ("reason", "unwatched", "bank", "interval", "silent"):
         del kept[name]
     found = payload_from(kept)
-    assert (found.reason, found.unwatched, found.bank, found.interval, found.silent) == (None, 0, False, None, False)
+    assert (found.reason, found.unwatched, found.bank, found.interval, found.silent) == (None, 0, False, None, None)
 
 
 def test_what_is_final_has_the_name_on_disk_that_older_stores_have() -> None:

@@ -163,7 +163,7 @@ async def test_the_usual_interval_survives_a_restart() -> None:
 
 async def test_a_stream_that_was_reported_as_silent_is_not_reported_again_and_resumes() -> None:
     p = Past(resume=(1, 0, 0))
-    await p.store.upsert([point(0, 0, final_before=None, drift=STATE, silent=True)])
+    await p.store.upsert([point(0, 0, final_before=None, drift=STATE, silent=9_000)])
     await p.restore(6 * SIZE_MS)
     outputs = p.outputs(Record(1, "pump", reading(61_000)))
     assert [output.active for output in outputs if isinstance(output, StreamIdle)] == [True, False]

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import random
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from streams.pipeline.inference import Inference
 
-from streams.serving.supervisor import _Desk
+from streams.pipeline.batching import Batcher
 from streams.settings import Settings, WindowSettings
+from streams.store.base import Filter
 from streams.testing import Harness
+from streams.windows.types import Fired, PaneFinal
 from tests.standin import StandInModel
+from tests.unit.pipeline.payloads import fired_window
 
 SENSORS, CAPTIONS = "sensor-readings", "captions"
 Window = dict[str, Any]
@@ -31,8 +32,6 @@ def reading(time_ms: int, **values: float) -> dict[str, Any]:
 
 async def stored(h: Harness) -> list[tuple[Any, ...]]:
     """Everything about the stored windows that a replay must reproduce."""
-    from streams.store.base import Filter
-
     rows = []
     async for point in h.store.scroll(Filter(), vectors=True):
         p = point.payload
@@ -42,11 +41,12 @@ async def stored(h: Harness) -> list[tuple[Any, ...]]:
     return sorted(rows, key=lambda row: row[0])
 
 
-async def test_a_window_is_stored_and_announced_once_its_inputs_have_passed(tmp_path: Path) -> None:
+async def test_a_window_is_stored_and_published_once_its_streams_clock_has_passed(tmp_path: Path) -> None:
     async with harness(tmp_path) as h:
         for second in range(0, 30):
             await h.push(SENSORS, "pump", reading(second * 1000))
-        assert h.windows() == []  # sound and captions were not heard of yet: they might be backlogged
+        # the stream's own clock has passed their ends by the disorder bound
+        assert [w.start_ms - 1_700_000_000_000 for w in h.windows()] == [0, 10_000]
         await h.advance(11_000)
         assert [(w.start_ms - 1_700_000_000_000, w.events) for w in h.windows()] == [
             (0, {"sensor": 10}),
@@ -196,36 +196,32 @@ async def test_hopping_windows_survive_crashes_too(tmp_path: Path) -> None:
         assert await stored(h) == expected
 
 
-async def test_inference_that_is_told_to_end_just_as_a_window_arrives_ends() -> None:
+async def test_a_pipeline_that_is_cancelled_just_as_a_window_arrives_ends() -> None:
     queue: asyncio.Queue[Any] = asyncio.Queue()
-    unused: Any = None
-    inference = Inference(
-        queue=queue,
-        model=StandInModel(),
-        store=unused,
-        restorer=unused,
-        announcer=unused,
-        ledger=unused,
-        metrics=unused,
-        origin="",
-        batch_wait_ms=60_000,
-    )
-    running = asyncio.create_task(inference.run())
-    queue.put_nowait((0, "an output"))
-    await asyncio.sleep(0.05)  # it is taken, and company is waited for
-    queue.put_nowait((0, "another"))
-    running.cancel()
-    done, _ = await asyncio.wait({running}, timeout=10)
+    batcher = Batcher(queue, batch_windows=24, batch_wait_ms=60_000)
+    gathering = asyncio.create_task(batcher.gather())
+    queue.put_nowait((None, "an output"))
+    async with asyncio.timeout(10):
+        while not batcher.taken:  # then it waits for more
+            await asyncio.sleep(0)
+    queue.put_nowait((None, "another"))
+    gathering.cancel()
+    done, _ = await asyncio.wait({gathering}, timeout=10)
     assert done
-    assert running.cancelled()
+    assert gathering.cancelled()
 
 
-async def test_waiting_for_the_last_question_ends_when_told_to_just_as_it_is_answered() -> None:
-    worker: Any = SimpleNamespace(version=SimpleNamespace(name="a version"), store=None, model=None)
-    desk = _Desk(worker)
-    async with desk.ask():
-        leaving = asyncio.create_task(desk.leave())
-        await asyncio.sleep(0.01)
-    leaving.cancel()
-    await asyncio.wait({leaving}, timeout=10)
-    assert leaving.cancelled()
+async def test_a_batch_is_what_fits_or_what_came_in_time() -> None:
+    queue: asyncio.Queue[Any] = asyncio.Queue()
+    batcher = Batcher(queue, batch_windows=3, batch_wait_ms=0)
+    for n in range(7):
+        queue.put_nowait((None, fired_window(n * 10_000, {n: 1.0})))
+        queue.put_nowait((None, PaneFinal("pump", n * 10_000, ((n,), (), ()))))
+    sizes, items = [], []
+    while not queue.empty():
+        batch = await batcher.gather()
+        sizes.append(sum(isinstance(output, Fired) for _, output in batch))
+        items += batch
+    assert sizes == [3, 3, 1]
+    assert [type(output).__name__ for _, output in items] == ["Fired", "PaneFinal"] * 7
+    assert batcher.taken == 14

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-import structlog
-
 from streams.metrics import Metrics
 from streams.pipeline.publisher import OutputPublisher
 from streams.serving.handover import close_open_incidents
 from tests.unit.pipeline.feeding import say
 from tests.unit.pipeline.isolation import T0_MS, new_harness
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> None:
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
 
 
 async def test_open_incidents_are_closed_once_with_the_reason_and_others_are_left_alone() -> None:

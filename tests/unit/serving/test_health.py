@@ -143,11 +143,9 @@ async def test_what_is_away_for_inputs_and_outputs_is_named_once(fakes: Fakes) -
     assert await fakes.reasons() == ["waiting for Kafka"]
 
 
-async def test_the_store_is_waited_for_with_the_reason(fakes: Fakes) -> None:
-    fakes.worker.store_waiting = True
-    fakes.worker.store.waiting_for = "the disk of /data is nearly full"
-    fakes.worker.outputs.waiting_since = 1.0
-    assert await fakes.reasons() == ["waiting for the store: the disk of /data is nearly full", "waiting for Kafka"]
+async def test_everything_that_is_away_is_named_with_the_reason(fakes: Fakes) -> None:
+    fakes.change(waiting_for=["the store (the disk of /data is nearly full)", "Kafka"])
+    assert await fakes.reasons() == ["waiting for the store (the disk of /data is nearly full)", "waiting for Kafka"]
 
 
 async def test_after_waiting_there_is_a_minute_to_get_going(fakes: Fakes) -> None:

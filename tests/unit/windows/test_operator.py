@@ -232,19 +232,12 @@ def test_a_window_from_the_future_that_is_final_stays_final(forgotten: bool) -> 
 # -- late events --------------------------------------------------------------------------------------------------
 
 
-def test_a_late_event_fires_its_window_again_with_the_next_event_that_is_not_late() -> None:
+def test_every_late_event_fires_its_window_again() -> None:
     p = Partition()
     p.push(5_000, 15_000)
-    assert p.push(6_000) == []
-    assert p.push(7_000) == []
-    out = p.push(15_001)
-    assert [(w.start_ms, w.firing, len(w.readings)) for w in fired(out)] == [(0, 1, 3)]
-
-
-def test_a_late_event_of_a_stream_that_stops_fires_its_window_when_it_goes_quiet() -> None:
-    p = Partition()
-    p.push(5_000, 15_000, 6_000)
-    assert [(w.start_ms, w.firing) for w in fired(p.wait(10 * S))] == [(0, 1), (10_000, 0)]
+    assert [(w.start_ms, w.firing, len(w.readings)) for w in fired(p.push(6_000))] == [(0, 1, 2)]
+    assert [(w.start_ms, w.firing, len(w.readings)) for w in fired(p.push(7_000))] == [(0, 2, 3)]
+    assert fired(p.push(15_001)) == []
 
 
 def test_a_late_event_where_no_window_was_makes_one() -> None:

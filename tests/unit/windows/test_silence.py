@@ -254,7 +254,7 @@ def test_streams_that_ended_are_not_looked_at_again() -> None:
 
 def test_a_restored_silence_is_not_reported_again_and_its_end_is() -> None:
     operator = PartitionWindows(WindowConfig(), lookup=True)
-    operator.restore("pump", 10_000, [], silent=True, interval_ms=1_000)
+    operator.restore("pump", 10_000, [], silent_since_ms=40_000, interval_ms=1_000)
     operator.tick(HOUR, (HOUR,) * 3)
     assert operator.advance() == []
     assert operator.silent_streams == 1

@@ -178,8 +178,10 @@ def test_nothing_is_known_of_a_new_stream() -> None:
     assert clock().interval_ms is None
 
 
-def test_the_first_gap_is_the_usual_one_until_more_is_known() -> None:
-    assert learnt(60_000).interval_ms == 60_000
+def test_one_long_gap_alone_tells_nothing_and_a_short_one_does() -> None:
+    assert learnt(60_000, idle_timeout_ms=10 * S).interval_ms is None
+    assert learnt(60_000, 60_000, idle_timeout_ms=10 * S).interval_ms == 60_000
+    assert learnt(1_000, idle_timeout_ms=10 * S).interval_ms == 1_000
 
 
 def test_a_single_pause_is_not_usual_and_two_are() -> None:
@@ -216,7 +218,7 @@ def test_nothing_restored_leaves_a_new_stream_new() -> None:
 def test_a_stream_is_quiet_after_the_timeout_and_at_least_a_few_of_its_intervals() -> None:
     assert clock(idle_timeout_ms=10 * S).quiet_after_ms() == 10 * S
     assert learnt(1 * S, idle_timeout_ms=10 * S).quiet_after_ms() == 10 * S
-    assert learnt(60 * S, idle_timeout_ms=10 * S).quiet_after_ms() > 2 * 60 * S
+    assert learnt(60 * S, 60 * S, idle_timeout_ms=10 * S).quiet_after_ms() > 2 * 60 * S
 
 
 def test_the_windows_of_a_slow_stream_are_not_held_for_longer_than_the_longest_lag() -> None:
