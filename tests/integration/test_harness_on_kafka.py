@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.asyncio(loop_scop
 
 
 class TestHarnessOnKafka(HarnessSuite):
-    crash_points = (12, 41, 43)  # few, since every harness makes topics of its own
+    crash_points = (12, 41, 60)  # before, at and after the opening; few, since every harness makes topics of its own
 
     @pytest.fixture
     def harness(self, tmp_path: Path, shared_broker: Broker) -> MakeHarness:
