@@ -21,7 +21,10 @@ class Metrics:
         self.unreadable = self._counter("unreadable_records", cause, "topic", "reason")
         gone = "Records that were deleted from an input before they were read"
         self.lost = self._counter("records_lost", gone, "topic", "partition")
-        fate = "Windows by fate: new, revised, recounted (repeats came in), known (stored already), stale, failed"
+        fate = (
+            "Windows by fate: new, revised, recounted (repeats came in), known (stored already), kept (records it is made of "
+            "are gone), superseded (a later firing in its batch), stale, failed"
+        )
         self.windows = self._counter("windows", fate, "fate")
         self.incident_steps = self._counter("incident_steps", "Steps in incidents' lives", "kind")
         self.silent_streams = self._gauge("silent_streams", "Streams that fell silent")

@@ -28,7 +28,6 @@ from aiokafka.structs import OffsetAndMetadata
 from faust.app.base import BootStrategy
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
-from mode import Service
 
 from streams.kafka import unpacking
 from streams.kafka.failures import passes, refused
@@ -154,7 +153,7 @@ class BatchConsumer(driver.Consumer):
             self._expected[tp] = max(position, begins[tp])
             await self._put_back(tp)
 
-    @Service.task  # type: ignore[untyped-decorator]  # mode is not followed by mypy
+    @faust.Service.task  # type: ignore[untyped-decorator]  # mode is not followed by mypy
     async def _watch_group(self) -> None:
         """aiokafka holds an error of its group membership, and the membership with it, until somebody asks for it.
 

@@ -84,7 +84,7 @@ async def produce(settings: Settings, messages: int) -> None:
 async def ours(settings: Settings, messages: int) -> dict[str, float]:
     """The real worker with scoring replaced."""
     from streams.pipeline.pipeline import Pipeline
-    from streams.service import freeze_gc, limit_malloc_arenas
+    from streams.process import freeze_gc, limit_malloc_arenas
     from streams.serving import worker as worker_module
     from streams.windows.types import Fired, PaneFinal
 

@@ -33,7 +33,7 @@ class LocalQdrant(AsyncQdrantClient):
             warnings.simplefilter("ignore", UserWarning)
             return await super().create_payload_index(*arguments, **options)
 
-    async def delete_collection(self, collection_name: str, **options: Any) -> bool:
+    async def delete_collection(self, collection_name: str, timeout: int | None = None, **options: Any) -> bool:
         found = await self.get_aliases()
         steps: list[Any] = [
             models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias.alias_name))
@@ -41,7 +41,7 @@ class LocalQdrant(AsyncQdrantClient):
             if alias.collection_name == collection_name
         ]
         await self.update_collection_aliases(steps)
-        return await super().delete_collection(collection_name, **options)
+        return await super().delete_collection(collection_name, timeout, **options)
 
 
 def serve_locally(monkeypatch: pytest.MonkeyPatch) -> str:

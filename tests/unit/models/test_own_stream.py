@@ -19,6 +19,7 @@ from models.training import fusion_only as fusion_training
 from models.training import own_stream as fitting
 from models.training.own_stream import FitOptions, Fitted, Progress, fit, start
 from models.training.stream_windows import StreamWindow, split_training_validation
+from models.training.validation import validation_retrieval
 from tests.unit.models.test_encoders import picture, with_images
 
 SPAN = 10_000
@@ -52,7 +53,7 @@ def trained(windows: list[StreamWindow], options: FitOptions = QUICK, seed: int 
 def ever_better(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last epoch is the best one: what is kept was trained."""
     seen: dict[int, int] = {}
-    real = fitting.validation_retrieval
+    real = validation_retrieval
 
     def rising(network: Network, *rest: object) -> dict[str, float]:
         directions = real(network, *rest)
