@@ -22,8 +22,8 @@ class Metrics:
         gone = "Records that were deleted from an input before they were read"
         self.lost = self._counter("records_lost", gone, "topic", "partition")
         fate = (
-            "Windows by fate: new, revised, recounted (repeats came in), known (stored already), kept (records it is made of "
-            "are gone), superseded (a later firing in its batch), stale, failed"
+            "Windows by fate: new, revised, recounted (repeats came in), known (stored already), kept (its records are "
+            "gone), superseded (a later firing in its batch), stale, failed"
         )
         self.windows = self._counter("windows", fate, "fate")
         self.incident_steps = self._counter("incident_steps", "Steps in incidents' lives", "kind")
