@@ -67,12 +67,13 @@ class PartitionWindows:
         # of streams that are gone: windows that start before this are final, so are these, and when it fell silent
         self._forgotten: dict[str, tuple[int, frozenset[int], int | None]] = {}
         self._silent: set[str] = set()
+        self._ticked = False
         self._idle_clock_ms = 0
         self._input_clocks_ms = [0, 0, 0]
         self._recent: deque[int] = deque(maxlen=_RECENT)  # Kafka timestamps read last
         self._front_ms = LONG_AGO  # how far the partition has been read, in the time of its records' timestamps
         # whether a window can wait for a modality for longer than the smallest disorder bound
-        self._may_wait = max(*config.disorder_ms, *config.max_wait_ms) > min(config.disorder_ms)
+        self._may_wait = max(*config.disorder_ms, *config.max_wait_ms) > config.least_disorder_ms
         self._waiting: dict[str, StreamWindows] = {}  # streams that wait for a modality longer than its disorder bound
         self._quiet: list[tuple[int, str]] = []  # heap of (idle clock at which a stream may be quiet, stream)
         self._lagging: list[tuple[int, str]] = []  # heap of (front at which a stream may be left behind, stream)
@@ -280,6 +281,7 @@ class PartitionWindows:
         A clock moves while its input (the idle clock: all three) is caught up, as the broker confirmed, and we are
         not back-pressured: a backlogged input is never mistaken for a quiet one.
         """
+        self._ticked = True
         self._idle_clock_ms = max(self._idle_clock_ms, idle_clock_ms)
         self._input_clocks_ms = [max(a, b) for a, b in zip(self._input_clocks_ms, input_clocks_ms, strict=True)]
 
@@ -289,7 +291,8 @@ class PartitionWindows:
         Call it again until it gives nothing.
         """
         out = self._out
-        if len(out) < at_most:
+        if self._ticked:  # not with every push: when a stream's windows fire must not follow from the events of others
+            self._ticked = False
             self._fire_idle()
         if len(out) < at_most:
             self._close_left_behind(at_most)

@@ -54,12 +54,16 @@ class Pane:
                 continue
             kept = [record.event for record in records]
             if len(kept) > 1:
-                kept.sort(key=_time_of)
                 times = [event.time_ms for event in kept]
-                if len(set(times)) != len(times):
-                    kept = _without_repeats(kept, times)
-                    repeats += len(records) - len(kept)
-                gap = max(gap, max(map(sub, times[1:], times)))
+                gaps = list(map(sub, times[1:], times))
+                if min(gaps) <= 0:
+                    kept.sort(key=_time_of)
+                    times.sort()
+                    gaps = list(map(sub, times[1:], times))
+                    if min(gaps) == 0:
+                        kept = _without_repeats(kept, times)
+                        repeats += len(records) - len(kept)
+                gap = max(gap, max(gaps))
             first, last = min(first, kept[0].time_ms), max(last, kept[-1].time_ms)
             events.append(kept)
         self.first_ms, self.last_ms, self.largest_gap_ms = first, last, gap

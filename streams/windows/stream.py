@@ -105,7 +105,7 @@ class StreamWindows:
 
     def due_ms(self, start_ms: int) -> int:
         """The least own clock at which a window that holds the pane may fire."""
-        return start_ms + self.config.hop_ms + min(self.config.disorder_ms)
+        return start_ms + self.config.hop_ms + self.config.least_disorder_ms
 
     @property
     def is_empty(self) -> bool:
@@ -181,20 +181,23 @@ class StreamWindows:
             when = min(when, min(self.pending) + config.size_ms)
         if self.fired:
             when = min(when, min(self.fired) + config.size_ms + config.allowed_lateness_ms)
-        return when + min(config.disorder_ms)
+        return when + config.least_disorder_ms
 
     def fire_through(self, end_ms: int, emit: Callable[[Output], None]) -> None:
         """Fire every window that ends by `end_ms` and is new or has something new, in order of its end."""
-        size, hop = self.config.size_ms, self.config.hop_ms
+        size, hop, dirty, fired = self.config.size_ms, self.config.hop_ms, self.dirty, self.fired
         for modality, opened in enumerate(self.open):
             if opened:
                 for start in [s for s in opened if s + hop <= end_ms]:
-                    pane = self.fired.get(start)
+                    pane = fired.get(start)
                     if pane is None:
-                        pane = self.fired[start] = Pane([[], [], []])
-                        self.dirty.add(start)
+                        pane = fired[start] = Pane([[], [], []])
+                        dirty.add(start)
                     pane.records[modality] = opened.pop(start)
-        if self.dirty:
+        if size == hop and len(dirty) == 1 and not self.pending:
+            self._fire_one(end_ms, emit)
+            return
+        if dirty:
             for start in sorted([s for s in self.dirty if s + hop <= end_ms]):
                 self.dirty.remove(start)
                 pane = self.fired[start]
@@ -213,6 +216,19 @@ class StreamWindows:
                 self.pending.remove(start)
                 if start >= final:
                     emit(self._fire(start))
+
+    def _fire_one(self, end_ms: int, emit: Callable[[Output], None]) -> None:
+        """The usual case of `fire_through`: one pane, which is one window."""
+        (start,) = self.dirty
+        if start + self.config.size_ms > end_ms:
+            return
+        self.dirty.clear()
+        pane = self.fired[start]
+        changed, repeats = pane.tidy()
+        if changed:
+            self._learn(pane)
+        if (changed or repeats) and start >= self.final_before_ms and start >= (self.restored_before_ms or LONG_AGO):
+            emit(self._fire(start))
 
     def _learn(self, pane: Pane) -> None:
         if LONG_AGO < self.clock.own_ms < pane.first_ms:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import msgspec
@@ -38,6 +38,13 @@ class WindowConfig:
     modality_memory_ms: int = 600_000
     max_stream_lag_ms: int = 600_000
     max_pane_events: int = 100_000
+    bounds_ms: tuple[tuple[int, int], ...] = field(init=False)  # (disorder, longest wait) per modality
+    least_disorder_ms: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        pairs = zip(self.disorder_ms, self.max_wait_ms, strict=True)
+        object.__setattr__(self, "bounds_ms", tuple((disorder, max(wait, disorder)) for disorder, wait in pairs))
+        object.__setattr__(self, "least_disorder_ms", min(self.disorder_ms))
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):

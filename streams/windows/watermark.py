@@ -28,13 +28,14 @@ class StreamClock:
     `limit_ms`: event times beyond it must go through `observe`, which decides whether they move the clock.
     """
 
-    __slots__ = ("_candidates", "_config", "_gaps", "interval_ms", "limit_ms", "newest")
+    __slots__ = ("_candidates", "_config", "_gaps", "_jump_ms", "interval_ms", "limit_ms", "newest")
 
     def __init__(self, config: WindowConfig) -> None:
         self._config = config
         self.newest = [LONG_AGO, LONG_AGO, LONG_AGO]
         self._candidates: dict[int, int] = {}  # modality -> event time that is too far ahead to be believed alone
         self.limit_ms = LONG_AGO  # nothing is known yet: the first event is confirmed by the second
+        self._jump_ms = config.max_jump_ms  # how far ahead of the own clock an event is believed alone
         self.interval_ms: int | None = None  # usual interval between events; None while nothing is known
         self._gaps: list[int] = []
 
@@ -79,12 +80,6 @@ class StreamClock:
             self.newest[modality] = time_ms
         self.limit_ms = max(self.newest) + self._jump_ms
 
-    @property
-    def _jump_ms(self) -> int:
-        """A stream that reports each hour jumps by an hour."""
-        usual = 0 if self.interval_ms is None else _INTERVALS * self.interval_ms
-        return max(self._config.max_jump_ms, usual)
-
     def learn_interval(self, gap_ms: int) -> None:
         """Take the largest gap between events that a window shows. A single pause is not usual: the second largest of
         the last few counts."""
@@ -92,20 +87,27 @@ class StreamClock:
             return
         gaps = self._gaps
         gaps.append(min(gap_ms, self._config.max_stream_lag_ms))
-        if len(gaps) > _GAPS:
-            del gaps[0]
+        if len(gaps) > _GAPS and gaps.pop(0) == gaps[-1]:
+            return  # the last few are what they were
         if len(gaps) > 1:
-            self.interval_ms = sorted(gaps)[-2]
+            self._set_interval(sorted(gaps)[-2])
         elif _INTERVALS * gaps[0] <= self._config.idle_timeout_ms:
-            self.interval_ms = gaps[0]
+            self._set_interval(gaps[0])
+
+    def _set_interval(self, interval_ms: int) -> None:
+        if interval_ms == self.interval_ms:
+            return
+        self.interval_ms = interval_ms
+        # a stream that reports each hour jumps by an hour
+        self._jump_ms = max(self._config.max_jump_ms, _INTERVALS * interval_ms)
         if self.limit_ms > LONG_AGO:
-            self.limit_ms = max(self.newest) + self._jump_ms  # what may be jumped follows from the interval
+            self.limit_ms = max(self.newest) + self._jump_ms
 
     def restore_interval(self, interval_ms: int | None) -> None:
         """Go on with what was known of the stream before a restart."""
         if interval_ms is not None:
             self._gaps = [interval_ms, interval_ms]
-            self.interval_ms = interval_ms
+            self._set_interval(interval_ms)
 
     def quiet_after_ms(self) -> int:
         """How long nothing may come before the open windows are fired. Of a new stream no interval is known yet."""
@@ -127,10 +129,13 @@ class StreamClock:
             return LONG_AGO
         config, watermark = self._config, own
         remembered = own - config.modality_memory_ms
-        for newest, is_idle, disorder, wait in zip(
-            self.newest, idle, config.disorder_ms, config.max_wait_ms, strict=True
-        ):
-            if newest < remembered or is_idle:
+        for modality, newest in enumerate(self.newest):
+            if newest < remembered or idle[modality]:
                 continue  # the stream does not have it, or has nothing more of it for now
-            watermark = min(watermark, max(newest - disorder, own - max(wait, disorder)))
+            disorder, wait = config.bounds_ms[modality]
+            passed, waited = newest - disorder, own - wait
+            if waited > passed:
+                passed = waited
+            if passed < watermark:
+                watermark = passed
         return watermark

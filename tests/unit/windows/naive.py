@@ -185,8 +185,8 @@ class Stream:
         usual = self.config.max_stream_lag_ms if self.interval is None else 3 * self.interval
         return max(self.config.idle_timeout_ms, usual)
 
-    def time_passes(self, clock: int, input_clocks: Sequence[int]) -> None:
-        if self.waiting:
+    def time_passes(self, clock: int, input_clocks: Sequence[int], *, ticked: bool) -> None:
+        if self.waiting and ticked:
             timeout = self.config.idle_timeout_ms
             idle = [now - at >= timeout for now, at in zip(input_clocks, self.last_of_modality_at, strict=True)]
             if any(idle):
@@ -224,6 +224,7 @@ class Naive:
         assert config.size_ms == config.hop_ms
         self.config = config
         self.clock, self.input_clocks = 0, [0, 0, 0]
+        self.ticked = False
         self.streams: dict[str, Stream] = {}
         self.out: list[tuple[Any, ...]] = []
 
@@ -235,10 +236,12 @@ class Naive:
 
     def tick(self, clock: int, input_clocks: Sequence[int]) -> None:
         self.clock, self.input_clocks = clock, list(input_clocks)
+        self.ticked = True
 
     def advance(self) -> list[tuple[Any, ...]]:
         for stream in self.streams.values():
-            stream.time_passes(self.clock, self.input_clocks)
+            stream.time_passes(self.clock, self.input_clocks, ticked=self.ticked)
+        self.ticked = False
         out = list(self.out)
         self.out.clear()
         return out
