@@ -25,7 +25,7 @@ from streams.kafka.producer import Outputs
 from streams.kafka.progress import InputProgress, Start
 from streams.metrics import Metrics
 from streams.pipeline.idleness import caught_up, look
-from streams.pipeline.merge import Held
+from streams.pipeline.merge import Held, Run
 from streams.pipeline.recovery import StateLoader
 from streams.pipeline.reroute import Router
 from streams.pipeline.set_aside import Aside
@@ -157,6 +157,8 @@ class Ingest:
     ) -> Sequence[Any]:
         """Records that belong here; those that belong to another partition are produced into it."""
         router, number = self.router, partition.number
+        if router.all_belong({record.key for record in records}, number):
+            return records
         strays: list[tuple[Any, int]] = []
         too_large: list[tuple[Any, Rejection]] = []
         for record in records:
@@ -256,7 +258,7 @@ class Ingest:
     async def _work(self, partition: PartitionState) -> None:
         """Window what may be windowed now, and hand on what follows; a full queue holds the partition back."""
         async with partition.lock:
-            raws: dict[tuple[int, int], Any] = {}
+            runs: list[Run] = []
             confirmed = self._confirmed(partition)
             for run in partition.merge.release(confirmed):
                 records = [held.record for held in run.events]
@@ -266,10 +268,10 @@ class Ingest:
                     unresolved = partition.operator.push(run.modality, unresolved)
                 if partition.revoked:
                     return
-                for held in run.events:
-                    raws[run.modality, held.record.offset] = held.raw
+                runs.append(run)
             aside = await self._forward(partition)
         if aside:
+            raws = {(run.modality, held.record.offset): held.raw for run in runs for held in run.events}
             await self._set_aside(partition, [(o, raws[o.modality, o.record.offset]) for o in aside])
 
     def _confirmed(self, partition: PartitionState) -> list[int | None]:

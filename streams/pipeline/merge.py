@@ -12,6 +12,8 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
+
 from streams.events.types import MODALITIES
 from streams.windows.types import Record
 from streams.windows.watermark import LONG_AGO
@@ -22,7 +24,7 @@ MOST_HELD = (20_000, 128, 20_000)  # events per input; beyond that its partition
 _N = len(MODALITIES)
 
 
-class Held(NamedTuple):
+class Held(msgspec.Struct, frozen=True, gc=False):
     """An event and the Kafka record that it came in (for late and dead letters)."""
 
     record: Record
@@ -87,21 +89,28 @@ class InputMerge:
         if not held:
             return
         one = self._inputs[modality]
+        before = len(one.times)
         one.held += held
         one.times += times_ms
+        one.arrived_ms = arrived_ms
+        one.newest = (one.newest + list(times_ms[-_NEWEST:]))[-_NEWEST:]
+        new = list(times_ms)
+        if new != sorted(new) or (before > one.start and one.times[before - 1] > new[0]):  # rare, and costs more
+            self._level(one, before)
+
+    @staticmethod
+    def _level(one: _Input, first_new: int) -> None:
+        """Make times never fall: a timestamp ahead of those that follow is of no use."""
         times, i = one.times, len(one.times) - 1
         least = times[i]
-        first_new = i - len(times_ms)
-        while i > one.start:  # a timestamp ahead of those that follow is of no use
+        while i > one.start:
             i -= 1
             if times[i] <= least:
-                if i <= first_new:
+                if i < first_new:
                     break
                 least = times[i]
             else:
                 times[i] = least
-        one.arrived_ms = arrived_ms
-        one.newest = (one.newest + list(times_ms[-_NEWEST:]))[-_NEWEST:]
 
     def release(self, confirmed_ms: Sequence[int | None]) -> Iterator[Run]:
         """What may be windowed now, in order.

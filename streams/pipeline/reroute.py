@@ -29,6 +29,7 @@ class Router:
     def __init__(self, partitions: int = 0) -> None:
         self._partitions = partitions
         self._known: dict[bytes, int] = {}
+        self._belong: dict[int, set[bytes | None]] = {}  # keys that were found to belong to a partition
 
     @property
     def partitions(self) -> int:
@@ -39,6 +40,19 @@ class Router:
         if partitions != self._partitions:
             self._partitions = partitions
             self._known.clear()
+            self._belong.clear()
+
+    def all_belong(self, keys: set[bytes | None], number: int) -> bool:
+        """Whether records with these keys all belong to partition `number`; nearly free for keys seen before."""
+        belong = self._belong.setdefault(number, set())
+        new = keys - belong
+        if not new:
+            return True
+        here = {key for key in new if self.elsewhere(key, number) is None}
+        if len(belong) + len(here) > _KEYS_KEPT:
+            belong.clear()
+        belong |= here
+        return len(here) == len(new)
 
     def elsewhere(self, key: bytes | None, number: int) -> int | None:
         """The partition that a record with this key belongs to, if it is not `number`."""
