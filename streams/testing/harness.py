@@ -48,7 +48,7 @@ class _Run:
 
 
 class Harness:
-    """One worker over in-memory logs. Times are epoch ms; the clock moves only by `advance`."""
+    """One worker, on logs in memory or on a real Kafka. Times are epoch ms; the clock moves only by `advance`."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class Harness:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._exits.aclose()
+        await self._exits.__aexit__(kind, error, trace)
 
     # -- feeding -------------------------------------------------------------------------------------------------
 
@@ -146,7 +146,7 @@ class Harness:
         self._log.delete_records(topic, partition, before_offset)
 
     def recreate_topic(self, topic: str) -> None:
-        """Delete a topic and make it anew: another id, and nothing in it. Crash or rebalance next."""
+        """Delete a topic and make it anew: another id, and nothing in it. Crash next: a worker starts afresh."""
         self._log.recreate_topic(topic)
 
     async def settle(self) -> None:

@@ -41,6 +41,7 @@ class KafkaLog:
         # for questions: a broker answers a connection in order, and the reader's waits in a fetch most of the time
         self._asking: AIOKafkaConsumer | None = None
         self._positions: dict[Input, int] = {}
+        self._delivered: dict[Input, int] = {}  # one past the last record read, control records not counted
         self._ends: dict[Input, int] = {}
 
     async def __aenter__(self) -> Self:
@@ -105,8 +106,9 @@ class KafkaLog:
         return await self._thread.run(self._read((topic, number), most))
 
     def progress(self, topic: str, number: int) -> InputProgress | None:
-        position = self._positions.get((topic, number))
-        return None if position is None else InputProgress(position, self._ends[topic, number], 0, position)
+        tp = (topic, number)
+        position = self._positions.get(tp)
+        return None if position is None else InputProgress(position, self._ends[tp], 0, self._delivered[tp])
 
     # -- offsets -------------------------------------------------------------------------------------------------
 
@@ -192,6 +194,7 @@ class KafkaLog:
         for tp, start in starts.items():
             consumer.seek(self._tp(tp), start.offset)
         self._positions, self._ends = {tp: start.offset for tp, start in starts.items()}, ends
+        self._delivered = dict(self._positions)
         return starts
 
     async def _look(self) -> None:
@@ -206,6 +209,8 @@ class KafkaLog:
         found = await self._reader().getmany(asked, timeout_ms=1_000, max_records=most)
         self._positions[tp] = await self._reader().position(asked)
         records: Sequence[Any] = found.get(asked, [])
+        if records:
+            self._delivered[tp] = records[-1].offset + 1
         return records
 
     async def _commit(self, offsets: Mapping[Input, int]) -> None:

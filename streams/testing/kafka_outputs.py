@@ -39,6 +39,8 @@ class ReadBackOutputs:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is None:
+            await self._thread.run(self._read_on())  # it can be looked at afterwards, too
         await self._thread.run(self._close())
 
     async def send(
@@ -59,7 +61,8 @@ class ReadBackOutputs:
     @property
     def sent(self) -> Sequence[Sent]:
         """Read to the end of the output topics; blocks until that is done."""
-        self._thread.wait_for(self._read_on())
+        if self._consumer is not None:
+            self._thread.wait_for(self._read_on())
         return list(self._read)
 
     async def _open(self) -> None:
@@ -78,8 +81,9 @@ class ReadBackOutputs:
             consumer.seek(tp, 0)
 
     async def _close(self) -> None:
-        if self._consumer is not None:
-            await self._consumer.stop()
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await consumer.stop()
         if self._outputs is not None:
             await self._outputs.stop()
 

@@ -17,19 +17,23 @@ class LoopThread:
     """Runs coroutines in another thread; each is given up with `TimeoutError` after a minute."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="harness-kafka", daemon=True)
+        self._running: tuple[asyncio.AbstractEventLoop, threading.Thread] | None = None
 
     async def __aenter__(self) -> Self:
-        self._thread.start()
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_forever, name="harness-kafka", daemon=True)
+        thread.start()
+        self._running = loop, thread
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        await asyncio.to_thread(self._thread.join)
-        self._loop.close()
+        assert self._running is not None
+        (loop, thread), self._running = self._running, None
+        loop.call_soon_threadsafe(loop.stop)
+        await asyncio.to_thread(thread.join)
+        loop.close()
 
     def wait_for(self, work: Coroutine[Any, Any, T]) -> T:
         """Block until it is done."""
@@ -40,4 +44,7 @@ class LoopThread:
         return await asyncio.wrap_future(self._submit(work))
 
     def _submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        return asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, _LIMIT_S), self._loop)
+        if self._running is None:
+            work.close()
+            raise RuntimeError("the harness is not connected to Kafka: use it inside of async with Harness(...)")
+        return asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, _LIMIT_S), self._running[0])
