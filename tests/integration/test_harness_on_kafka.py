@@ -16,6 +16,7 @@ from streams.kafka.embedded import Broker
 from streams.testing import Harness
 from tests import lost_and_misrouted_suite
 from tests.harness_suite import SENSORS, HarnessSuite, MakeHarness, flow, harness_maker
+from tests.integration.support import until
 from tests.lost_and_misrouted_suite import LostAndMisroutedSuite
 from tests.unit.pipeline.isolation import new_harness
 
@@ -73,8 +74,9 @@ async def test_transactions_that_are_aborted_are_stepped_over(tmp_path: Path, sh
         await h.push(SENSORS, "pump-1", flow(1))
         await in_a_transaction(h, 2, commit=True)
         await in_a_transaction(h, 3, commit=False)
+        # a broker writes the markers after it has answered
+        await until(lambda: h.ends()[SENSORS, 0] == 5, "the aborted record and both markers in the log")
         await h.settle()
         await h.advance(60_000)
         assert [w.events for w in h.windows()] == [{"sensor": 2}]
         assert h.commit() == {(SENSORS, 0): 2}
-        assert h.ends()[SENSORS, 0] == 5  # with the aborted record and two markers
