@@ -10,11 +10,11 @@ inputs are caught up, and in a backlog by how far the partition has been read on
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
 from collections.abc import Iterable, Sequence
 
 from streams.events.types import MODALITIES, Reason
+from streams.windows.stopping import StoppingStreams
 from streams.windows.stream import StreamWindows
 from streams.windows.types import (
     Late,
@@ -28,8 +28,7 @@ from streams.windows.types import (
 )
 from streams.windows.watermark import FAR_AHEAD, LONG_AGO
 
-_RECENT = 15  # batches read last that tell how far the partition has been read
-_LOOKS = 8  # how often a stream is looked at within the time after which it is left behind
+_TYPICAL = 15  # streams that are looked at for the delay of the watermark
 _LOOKUPS_KEPT = 4096  # stored windows remembered per stream; beyond that the final ones are looked up again
 
 
@@ -66,18 +65,13 @@ class PartitionWindows:
         self._streams: dict[str, StreamWindows] = {}
         # of streams that are gone: windows that start before this are final, so are these, and when it fell silent
         self._forgotten: dict[str, tuple[int, frozenset[int], int | None]] = {}
-        self._silent: set[str] = set()
         self._ticked = False
-        self._idle_clock_ms = 0
         self._input_clocks_ms = [0, 0, 0]
-        self._recent: deque[int] = deque(maxlen=_RECENT)  # Kafka timestamps read last
-        self._front_ms = LONG_AGO  # how far the partition has been read, in the time of its records' timestamps
         # whether a window can wait for a modality for longer than the smallest disorder bound
         self._may_wait = max(*config.disorder_ms, *config.max_wait_ms) > config.least_disorder_ms
         self._waiting: dict[str, StreamWindows] = {}  # streams that wait for a modality longer than its disorder bound
-        self._quiet: list[tuple[int, str]] = []  # heap of (idle clock at which a stream may be quiet, stream)
-        self._lagging: list[tuple[int, str]] = []  # heap of (front at which a stream may be left behind, stream)
         self._out: deque[Output] = deque()
+        self._stopping = StoppingStreams(config, self._streams, self._waiting, self._out)
 
     # -- input ---------------------------------------------------------------------------------------------------
 
@@ -89,9 +83,9 @@ class PartitionWindows:
         if not records:
             return []
         if read_ms is not None:
-            self._move_front(read_ms)
+            self._stopping.move_front(read_ms)
         hop, most = self.config.hop_ms, self.config.max_pane_events
-        streams, clock = self._streams, self._idle_clock_ms
+        streams, clock = self._streams, self._stopping.idle_clock_ms
         input_clock = self._input_clocks_ms[modality] if self._may_wait else None
         unresolved: list[Record] = []
         for record in records:
@@ -128,7 +122,7 @@ class PartitionWindows:
         stream = self._streams[name] = StreamWindows(name, self.config, None if self._lookup else LONG_AGO)
         if name in self._forgotten:
             stream.final_before_ms, stream.final_ahead, silent_since_ms = self._forgotten.pop(name)
-            self._set_silent(stream, silent_since_ms)
+            self._stopping.set_silent(stream, silent_since_ms)
         return stream
 
     def _find_pane(
@@ -162,15 +156,15 @@ class PartitionWindows:
         if stream.silent_since_ms is not None and record.event.time_ms > stream.silent_since_ms:
             # not one that is read again after a restart
             stream.silent_since_ms = None
-            self._silent.discard(stream.name)
+            self._stopping.silent.discard(stream.name)
             self._out.append(StreamIdle(stream.name, record.event.time_ms, True))
-        quiet_at = self._idle_clock_ms + stream.clock.quiet_after_ms()
+        quiet_at = self._stopping.idle_clock_ms + stream.clock.quiet_after_ms()
         if stream.check_at is None or stream.check_at > quiet_at:  # resumed, or its interval has become shorter
-            self._check(stream, quiet_at)
+            self._stopping.check(stream, quiet_at)
         if stream.is_empty:
-            self._note_advance(stream)
+            self._stopping.note_advance(stream)
         if stream.left_behind_at is None:
-            self._follow(stream)
+            self._stopping.follow(stream)
         records = stream.records(start, modality)
         if self._may_wait and start in stream.open[modality] and own >= stream.due_ms(start):
             self._waiting[stream.name] = stream
@@ -247,7 +241,7 @@ class PartitionWindows:
         if state.restored_before_ms is None:
             state.clock.restore_interval(interval_ms)
             if state.silent_since_ms is None:
-                self._set_silent(state, silent_since_ms)
+                self._stopping.set_silent(state, silent_since_ms)
         state.restored_before_ms = final
 
     def final_before(self, stream: str) -> int | None:
@@ -271,7 +265,7 @@ class PartitionWindows:
     def release(self) -> None:
         """The partition is revoked: its streams do not count any more."""
         self._limit.held -= len(self._streams)
-        self._streams = {}
+        self._streams.clear()
 
     # -- time ----------------------------------------------------------------------------------------------------
 
@@ -282,7 +276,7 @@ class PartitionWindows:
         not back-pressured: a backlogged input is never mistaken for a quiet one.
         """
         self._ticked = True
-        self._idle_clock_ms = max(self._idle_clock_ms, idle_clock_ms)
+        self._stopping.idle_clock_ms = max(self._stopping.idle_clock_ms, idle_clock_ms)
         self._input_clocks_ms = [max(a, b) for a, b in zip(self._input_clocks_ms, input_clocks_ms, strict=True)]
 
     def advance(self, at_most: int = FAR_AHEAD) -> list[Output]:
@@ -295,14 +289,14 @@ class PartitionWindows:
             self._ticked = False
             self._fire_idle()
         if len(out) < at_most:
-            self._close_left_behind(at_most)
-            self._close_quiet(at_most)
+            self._stopping.close_left_behind(at_most)
+            self._stopping.close_quiet(at_most)
         return [out.popleft() for _ in range(min(len(out), at_most))]
 
     def watermark_delay_ms(self) -> int | None:
         """How far a typical stream's watermark is behind its own clock (the median of a few)."""
         delays = []
-        for stream, _ in zip(self._streams.values(), range(_RECENT), strict=False):
+        for stream, _ in zip(self._streams.values(), range(_TYPICAL), strict=False):
             own = stream.clock.own_ms
             if own > LONG_AGO and stream.watermark_ms > LONG_AGO:
                 delays.append(own - stream.watermark_ms)
@@ -320,13 +314,7 @@ class PartitionWindows:
     @property
     def silent_streams(self) -> int:
         """Streams that were reported as silent, also those that are no longer held in memory."""
-        return len(self._silent)
-
-    def _move_front(self, read_ms: int) -> None:
-        """The median of what was read last: no single producer's clock moves it."""
-        self._recent.append(read_ms)
-        recent = sorted(self._recent)
-        self._front_ms = max(self._front_ms, recent[len(recent) // 2])
+        return len(self._stopping.silent)
 
     def _fire_idle(self) -> None:
         """Windows that wait only for modalities of which nothing has come for `idle_timeout`, their input caught up."""
@@ -341,103 +329,3 @@ class PartitionWindows:
             if any(idle):
                 stream.advance(self._out.append, idle)
                 self._wait_or_not(stream)
-
-    # -- streams that stop -----------------------------------------------------------------------------------------
-
-    def _check(self, stream: StreamWindows, at_ms: int) -> None:
-        stream.check_at = at_ms
-        heapq.heappush(self._quiet, (at_ms, stream.name))
-
-    def _close_quiet(self, at_most: int) -> None:
-        """Fire, report and close streams of which nothing has come for several of their usual intervals."""
-        now, quiet, out = self._idle_clock_ms, self._quiet, self._out
-        while quiet and quiet[0][0] <= now and len(out) < at_most:
-            at_ms, name = heapq.heappop(quiet)
-            stream = self._streams.get(name)
-            if stream is None or stream.check_at != at_ms:
-                continue
-            stream.check_at = None
-            next_at = self._quiet_step(stream, now)
-            if next_at is not None:
-                self._check(stream, next_at)
-
-    def _quiet_step(self, stream: StreamWindows, now: int) -> int | None:
-        """What a stream's quiet calls for by now; returns when to look again, None if there is nothing left to do."""
-        self._see_advance(stream)
-        quiet_ms, quiet_after = now - stream.last_event_at, stream.clock.quiet_after_ms()
-        stalled_ms = now - stream.advanced_at_clock
-        if quiet_ms < quiet_after:
-            if stalled_ms >= self.config.max_stream_lag_ms and not stream.is_empty:
-                self._close(stream)  # events come, and their clock stands still
-                self._note_advance(stream)
-            return stream.last_event_at + quiet_after
-        stream.fire_all(self._out.append)
-        self._waiting.pop(stream.name, None)
-        quiet_after = stream.clock.quiet_after_ms()  # what has fired may show longer intervals
-        if quiet_ms < quiet_after:
-            return stream.last_event_at + quiet_after
-        close_at = stream.last_event_at + quiet_after + self.config.allowed_lateness_ms
-        silent_at = stream.last_event_at + stream.clock.silent_after_ms()
-        if now >= silent_at:
-            self._report_silent(stream)
-        if now >= close_at:
-            stream.close_all(self._out.append)
-        later = [at for at in (close_at, silent_at) if at > now]
-        return min(later) if later else None
-
-    def _report_silent(self, stream: StreamWindows) -> None:
-        if stream.silent_since_ms is None:
-            self._set_silent(stream, stream.clock.newest_event_ms)
-            self._out.append(StreamIdle(stream.name, stream.clock.newest_event_ms, False))
-
-    def _set_silent(self, stream: StreamWindows, since_ms: int | None) -> None:
-        stream.silent_since_ms = since_ms
-        if since_ms is not None:
-            self._silent.add(stream.name)
-
-    def _close(self, stream: StreamWindows) -> None:
-        stream.fire_all(self._out.append)
-        stream.close_all(self._out.append)
-        self._waiting.pop(stream.name, None)
-
-    def _see_advance(self, stream: StreamWindows) -> None:
-        if stream.clock.own_ms > stream.advanced_own_ms:
-            self._note_advance(stream)
-
-    def _note_advance(self, stream: StreamWindows) -> None:
-        stream.advanced_own_ms = stream.clock.own_ms
-        stream.advanced_at_front = self._front_ms
-        stream.advanced_at_clock = self._idle_clock_ms
-
-    def _follow(self, stream: StreamWindows) -> None:
-        """See to it that the stream is closed if the partition moves on without it.
-
-        It is looked at several times on the way: only then is it seen whether, and so when, its clock moved.
-        """
-        lag = self.config.max_stream_lag_ms
-        stream.left_behind_at = min(self._front_ms + max(lag // _LOOKS, 1), stream.advanced_at_front + lag)
-        heapq.heappush(self._lagging, (stream.left_behind_at, stream.name))
-
-    def _close_left_behind(self, at_most: int) -> None:
-        """In a backlog: streams whose own clock stood still while `max_stream_lag` of records was read.
-
-        Measured by the records' timestamps, which are one clock for all streams: by event time, a stream that reports
-        hours of its past at once would close the others.
-        """
-        front, lagging, out, lag = self._front_ms, self._lagging, self._out, self.config.max_stream_lag_ms
-        while lagging and lagging[0][0] <= front and len(out) < at_most:
-            at, name = heapq.heappop(lagging)
-            stream = self._streams.get(name)
-            if stream is None or stream.left_behind_at != at:
-                continue
-            stream.left_behind_at = None
-            if stream.is_empty:
-                continue
-            self._see_advance(stream)
-            if stream.advanced_at_front + lag > front:
-                self._follow(stream)
-                continue
-            behind_ms = front - stream.advanced_at_front
-            self._close(stream)
-            if behind_ms >= stream.clock.silent_after_ms():
-                self._report_silent(stream)

@@ -214,7 +214,7 @@ class StreamWindows:
         for start in sorted(self.pending):
             if start + size <= end_ms:
                 self.pending.remove(start)
-                if start >= final:
+                if start >= final and start not in self.final_ahead:
                     emit(self._fire(start))
 
     def _fire_one(self, end_ms: int, emit: Callable[[Output], None]) -> None:

@@ -49,7 +49,8 @@ class Stream:
         self.last_event_at = 0
         self.last_of_modality_at = [0] * 3
         self.look_for_quiet_at: int | None = None
-        self.silent = self.waiting = False
+        self.silent_since: int | None = None  # its newest event when it was reported
+        self.waiting = False
 
     # -- clocks
 
@@ -113,8 +114,8 @@ class Stream:
         if late is not None:
             self.out.append(("late", self.name, modality, record.offset, late))
             return
-        if self.silent:
-            self.silent = False
+        if self.silent_since is not None and time > self.silent_since:  # not one of before, read again
+            self.silent_since = None
             self.out.append(("idle", self.name, time, True))
         pane = self.panes.setdefault(start, Pane())
         if pane.fired or not pane.offsets[modality]:
@@ -202,9 +203,9 @@ class Stream:
         if clock < quiet_at:
             return quiet_at
         silent_at = self.last_event_at + self.silent_after()
-        if clock >= silent_at and not self.silent:
-            self.silent = True
+        if clock >= silent_at and self.silent_since is None:
             newest = self.own if self.own > NEVER else min(self.doubtful.values())
+            self.silent_since = newest
             self.out.append(("idle", self.name, newest, False))
         close_at = quiet_at + self.config.allowed_lateness_ms
         if clock >= close_at:

@@ -249,7 +249,7 @@ def test_streams_that_ended_are_not_looked_at_again() -> None:
         p.push(5_000, 6_000, stream=f"ended-{i}")
     p.wait(HOUR)
     assert p.operator.open_panes == 0
-    assert (p.operator._quiet, p.operator._waiting) == ([], {})
+    assert (p.operator._stopping._quiet, p.operator._waiting) == ([], {})
 
 
 def test_a_restored_silence_is_not_reported_again_and_its_end_is() -> None:
