@@ -25,7 +25,7 @@ from streams.kafka.producer import Outputs
 from streams.kafka.progress import InputProgress, Start
 from streams.metrics import Metrics
 from streams.pipeline.idleness import caught_up, look
-from streams.pipeline.merge import Held, Run
+from streams.pipeline.merge import Run
 from streams.pipeline.recovery import StateLoader
 from streams.pipeline.reroute import Router
 from streams.pipeline.set_aside import Aside
@@ -39,7 +39,8 @@ _OUTPUTS_AT_ONCE = 256  # fired before the queue and the event loop get their tu
 _CLIPS_AT_ONCE = 16  # clips decoded before they are windowed: bounds memory and keeps windows moving
 
 Progress = Callable[[Modality, int], InputProgress | None]
-Decoded = tuple[list[Held], list[int], list[tuple[Any, Rejection]]]  # events, Kafka timestamps, what is bad
+# events, the Kafka record of each, and what is bad
+Decoded = tuple[list[Record], Sequence[Any], list[tuple[Any, Rejection]]]
 
 
 def window_config(settings: WindowSettings) -> WindowConfig:
@@ -135,13 +136,13 @@ class Ingest:
             partition.in_hand[index] += 1
             try:
                 mine = await self._without_strays(partition, modality, chunk)
-                events, times_ms, rejected = await self._decode(partition, modality, mine)
+                events, raws, rejected = await self._decode(partition, modality, mine)
             finally:
                 partition.in_hand[index] -= 1
             if partition.revoked:
                 return
             arrived_ms = self._arrived_ms(modality, number)
-            partition.merge.add(index, events, times_ms, arrived_ms)
+            partition.merge.add(index, events, raws, [raw.timestamp for raw in raws], arrived_ms)
             partition.read[index] = chunk[-1].offset + 1
             await self._aside.rejected(partition, modality, rejected)
             await self._work(partition)
@@ -211,9 +212,9 @@ class Ingest:
 
     def _decode_readings(self, partition: PartitionState, records: Sequence[Any]) -> Decoded:
         tp = (self._topic[Modality.SENSOR], partition.number)
-        events: list[Held] = []
-        times_ms: list[int] = []
+        events: list[Record] = []
         rejected: list[tuple[Any, Rejection]] = []
+        events_of: dict[int, int] = {}  # by offset, for records that are not one event
         low, high = self._guard.bounds()
         for record in records:
             try:
@@ -222,8 +223,7 @@ class Ingest:
                 if reading is not None:  # the hot path
                     if not low <= reading.time_ms <= high:
                         self._guard.check(reading.time_ms)
-                    events.append(Held(Record(record.offset, stream, reading), record))
-                    times_ms.append(record.timestamp)
+                    events.append(Record(record.offset, stream, reading))
                     continue
                 readings = decode_readings(record.value, record.headers, record.timestamp)
                 for reading in readings:
@@ -231,27 +231,31 @@ class Ingest:
                         self._guard.check(reading.time_ms)
             except Rejection as rejection:
                 rejected.append((record, rejection))
+                events_of[record.offset] = 0
                 continue
             if len(readings) > 1:
                 self._ledger.expect(tp, partition.epoch, record.offset, len(readings))
-            events += [Held(Record(record.offset, stream, reading), record) for reading in readings]
-            times_ms += [record.timestamp] * len(readings)
-        return events, times_ms, rejected
+            events_of[record.offset] = len(readings)
+            events += [Record(record.offset, stream, reading) for reading in readings]
+        if not events_of:
+            return events, records, rejected
+        return events, [record for record in records for _ in range(events_of.get(record.offset, 1))], rejected
 
     async def _decode_each(self, records: Sequence[Any], decode: Callable[[Any], Awaitable[Event]]) -> Decoded:
-        async def one(record: Any) -> Held | Rejection:
+        async def one(record: Any) -> Record | Rejection:
             try:
                 stream = decode_key(record.key)
                 event = await decode(record)
                 self._guard.check(event.time_ms)
             except Rejection as rejection:
                 return rejection
-            return Held(Record(record.offset, stream, event), record)
+            return Record(record.offset, stream, event)
 
         results = await asyncio.gather(*(one(record) for record in records))
-        events = [result for result in results if isinstance(result, Held)]
+        events = [result for result in results if isinstance(result, Record)]
+        raws = [r for r, result in zip(records, results, strict=True) if isinstance(result, Record)]
         rejected = [(r, result) for r, result in zip(records, results, strict=True) if isinstance(result, Rejection)]
-        return events, [held.raw.timestamp for held in events], rejected
+        return events, raws, rejected
 
     # -- windows -------------------------------------------------------------------------------------------------
 
@@ -261,8 +265,7 @@ class Ingest:
             runs: list[Run] = []
             confirmed = self._confirmed(partition)
             for run in partition.merge.release(confirmed):
-                records = [held.record for held in run.events]
-                unresolved = partition.operator.push(run.modality, records, run.read_ms)
+                unresolved = partition.operator.push(run.modality, run.events, run.read_ms)
                 while unresolved and not partition.revoked:
                     await self._loader.restore(partition, partition.operator.unknown(unresolved))
                     unresolved = partition.operator.push(run.modality, unresolved)
@@ -271,7 +274,11 @@ class Ingest:
                 runs.append(run)
             aside = await self._forward(partition)
         if aside:
-            raws = {(run.modality, held.record.offset): held.raw for run in runs for held in run.events}
+            raws = {
+                (run.modality, event.offset): raw
+                for run in runs
+                for event, raw in zip(run.events, run.raws, strict=True)
+            }
             await self._set_aside(partition, [(o, raws[o.modality, o.record.offset]) for o in aside])
 
     def _confirmed(self, partition: PartitionState) -> list[int | None]:

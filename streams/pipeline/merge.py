@@ -12,8 +12,6 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import msgspec
-
 from streams.events.types import MODALITIES
 from streams.windows.types import Record
 from streams.windows.watermark import LONG_AGO
@@ -24,26 +22,24 @@ MOST_HELD = (20_000, 128, 20_000)  # events per input; beyond that its partition
 _N = len(MODALITIES)
 
 
-class Held(msgspec.Struct, frozen=True, gc=False):
-    """An event and the Kafka record that it came in (for late and dead letters)."""
-
-    record: Record
-    raw: Any
-
-
 class Run(NamedTuple):
-    """Consecutive events of one modality. `read_ms`: Kafka timestamp of the last."""
+    """Consecutive events of one modality. `read_ms`: Kafka timestamp of the last.
+
+    `raws`: the Kafka record that each event came in (for late and dead letters).
+    """
 
     modality: int
-    events: list[Held]
+    events: list[Record]
+    raws: list[Any]
     read_ms: int
 
 
 class _Input:
-    __slots__ = ("arrived_ms", "held", "newest", "start", "times")
+    __slots__ = ("arrived_ms", "held", "newest", "raws", "start", "times")
 
     def __init__(self) -> None:
-        self.held: list[Held] = []
+        self.held: list[Record] = []
+        self.raws: list[Any] = []  # beside `held`: no object of its own for every event that passes
         self.times: list[int] = []  # Kafka timestamps of `held`, never falling: the least of what follows
         self.start = 0  # those before are given out
         self.arrived_ms = 0  # when the newest of them arrived
@@ -57,13 +53,13 @@ class _Input:
         """Kafka timestamp that the input has been read past; None before the first record."""
         return min(self.newest) if self.newest else None
 
-    def take(self, end: int) -> list[Held]:
-        taken = self.held[self.start : end]
+    def take(self, end: int) -> tuple[list[Record], list[Any]]:
+        taken = self.held[self.start : end], self.raws[self.start : end]
         self.start = end
         if self.start == len(self.held):
-            self.held, self.times, self.start = [], [], 0
+            self.held, self.raws, self.times, self.start = [], [], [], 0
         elif self.start > 4096:
-            del self.held[: self.start], self.times[: self.start]
+            del self.held[: self.start], self.raws[: self.start], self.times[: self.start]
             self.start = 0
         return taken
 
@@ -84,13 +80,19 @@ class InputMerge:
         """Whether an input runs so far ahead of the others that its partition should be paused."""
         return len(self._inputs[modality]) >= self._most[modality]
 
-    def add(self, modality: int, held: Sequence[Held], times_ms: Sequence[int], arrived_ms: int) -> None:
-        """Take events of one input in the order of its offsets. `times_ms`: their records' Kafka timestamps."""
-        if not held:
+    def add(
+        self, modality: int, events: Sequence[Record], raws: Sequence[Any], times_ms: Sequence[int], arrived_ms: int
+    ) -> None:
+        """Take events of one input in the order of its offsets.
+
+        `raws`: the Kafka record of each; `times_ms`: the timestamps of these.
+        """
+        if not events:
             return
         one = self._inputs[modality]
         before = len(one.times)
-        one.held += held
+        one.held += events
+        one.raws += raws
         one.times += times_ms
         one.arrived_ms = arrived_ms
         one.newest = (one.newest + list(times_ms[-_NEWEST:]))[-_NEWEST:]
@@ -166,30 +168,31 @@ class InputMerge:
         if end <= one.start:
             return None
         read_ms = one.times[end - 1]
-        return Run(modality, one.take(end), read_ms)
+        return Run(modality, *one.take(end), read_ms)
 
     def _tied(self, modalities: Sequence[int], time_ms: int) -> Iterator[Run]:
         """Events of several inputs with one timestamp: each stream's are aligned by their event times."""
-        streams: dict[str, list[tuple[int, int, int, Held]]] = {}
+        streams: dict[str, list[tuple[int, int, int, Record, Any]]] = {}
         for modality in modalities:
             one = self._inputs[modality]
-            by_stream: dict[str, list[Held]] = {}
-            for held in one.take(bisect_right(one.times, time_ms, one.start)):
-                by_stream.setdefault(held.record.stream, []).append(held)
+            by_stream: dict[str, list[tuple[Record, Any]]] = {}
+            for record, raw in zip(*one.take(bisect_right(one.times, time_ms, one.start)), strict=True):
+                by_stream.setdefault(record.stream, []).append((record, raw))
             for stream, own in by_stream.items():
                 place, aligned = LONG_AGO, streams.setdefault(stream, [])
-                times = [held.record.event.time_ms for held in own]
+                times = [record.event.time_ms for record, _ in own]
                 following = times[:]  # the next event time that is another one
                 for i in range(len(own) - 2, -1, -1):
                     following[i] = times[i + 1] if times[i + 1] != times[i] else following[i + 1]
-                for i, held in enumerate(own):
+                for i, (record, raw) in enumerate(own):
                     # events keep their order within an input; a single time from the future draws none along
                     place = max(place, min(times[i], following[i]))
-                    aligned.append((place, modality, i, held))
+                    aligned.append((place, modality, i, record, raw))
         for aligned in streams.values():
             aligned.sort(key=lambda entry: entry[:3])
             start = 0
             for i in range(1, len(aligned) + 1):
                 if i == len(aligned) or aligned[i][1] != aligned[start][1]:
-                    yield Run(aligned[start][1], [entry[3] for entry in aligned[start:i]], time_ms)
+                    part = aligned[start:i]
+                    yield Run(part[0][1], [entry[3] for entry in part], [entry[4] for entry in part], time_ms)
                     start = i

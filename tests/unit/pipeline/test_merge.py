@@ -14,17 +14,12 @@ import pytest
 from hypothesis import given
 
 from streams.events.types import Reading
-from streams.pipeline.merge import Held, InputMerge
+from streams.pipeline.merge import InputMerge
 from streams.windows.types import Record
 
 SENSOR, AUDIO, CAPTION = 0, 1, 2
 NAMES = "sac"
 NEVER = (None, None, None)
-
-
-def held(modality: int, offset: int, time_ms: int, stream: str = "pump") -> Held:
-    """`time_ms`: of the event."""
-    return Held(Record(offset, stream, Reading(time_ms, {})), f"{NAMES[modality]}{offset}")
 
 
 class Feed:
@@ -42,15 +37,20 @@ class Feed:
         self, modality: int, events: Sequence[tuple[int, int]], arrived_ms: int = 1_000, stream: str = "pump"
     ) -> None:
         """Records by (Kafka timestamp, event time)."""
-        records = [held(modality, self.offsets[modality] + i, event, stream) for i, (_, event) in enumerate(events)]
+        offsets = range(self.offsets[modality], self.offsets[modality] + len(events))
         self.offsets[modality] += len(events)
-        self.merge.add(modality, records, [timestamp for timestamp, _ in events], arrived_ms)
+        records = [
+            Record(offset, stream, Reading(event, {})) for offset, (_, event) in zip(offsets, events, strict=True)
+        ]
+        raws = [f"{NAMES[modality]}{offset}" for offset in offsets]
+        self.merge.add(modality, records, raws, [timestamp for timestamp, _ in events], arrived_ms)
 
     def release(self, *confirmed_ms: int | None) -> list[str]:
         runs = list(self.merge.release(confirmed_ms or NEVER))
         for run in runs:
-            assert {one.raw[0] for one in run.events} == {NAMES[run.modality]}
-        return [one.raw for run in runs for one in run.events]
+            assert {raw[0] for raw in run.raws} == {NAMES[run.modality]}
+            assert [event.offset for event in run.events] == [int(raw[1:]) for raw in run.raws]
+        return [raw for run in runs for raw in run.raws]
 
 
 @pytest.fixture
@@ -261,7 +261,7 @@ def test_ties_are_aligned_within_each_stream_whatever_its_clock(feed: Feed) -> N
     by_stream: dict[str, list[int]] = {}
     for run in runs:
         for one in run.events:
-            by_stream.setdefault(one.record.stream, []).append(one.record.event.time_ms)
+            by_stream.setdefault(one.stream, []).append(one.event.time_ms)
     assert by_stream == {"pump": [100, 150, 200], "fan": [hour + 100, hour + 150, hour + 200]}
 
 
@@ -333,18 +333,18 @@ def play(
 
     def take(confirmed: tuple[int | None, ...]) -> None:
         for run in merge.release(confirmed):
-            for one in run.events:
-                out.append((run.modality, one.record.offset, one.raw, one.record.stream))
+            for event, raw in zip(run.events, run.raws, strict=True):
+                out.append((run.modality, event.offset, raw, event.stream))
 
     now, cut = 0, batches(records, rng)
     for i, (modality, batch) in enumerate(cut):
         now += 1_000
         events = [
-            Held(Record(offsets[modality] + i, stream, Reading(time_ms, {})), time_ms)
-            for i, (time_ms, stream) in enumerate(batch)
+            Record(offsets[modality] + i, stream, Reading(time_ms, {})) for i, (time_ms, stream) in enumerate(batch)
         ]
         offsets[modality] += len(batch)
-        merge.add(modality, events, [time_ms for time_ms, _ in batch], now)
+        times_ms = [time_ms for time_ms, _ in batch]
+        merge.add(modality, events, times_ms, times_ms, now)
         left = {m for m, _ in cut[i + 1 :]}
         share = {"at the end": 0.0, "truly": 0.7, "at random": 0.3}[confirm]
         confirmed = [rng.random() < share and not (confirm == "truly" and m in left) for m in range(3)]
