@@ -28,7 +28,6 @@ from streams.settings import AudioSettings, Settings
 from streams.sources.recording import Label, Recording, time_ms_of
 from streams.windows.model_input import model_input
 from streams.windows.pane import Pane
-from streams.windows.types import Record
 
 Headers = Sequence[tuple[str, bytes]]
 Raw = tuple[str, bytes | None, bytes | None, Headers, int | None]  # topic (short name), key, value, headers, time in ms
@@ -126,8 +125,8 @@ async def _windowed(
                 found.events += 1
                 newest_ms = event.time_ms // hop_ms * hop_ms
                 for start_ms in range(newest_ms, event.time_ms - size_ms, -hop_ms):
-                    pane = panes.setdefault((start_ms, stream), Pane([[], [], []]))
-                    pane.records[MODALITIES.index(modality)].append(Record(0, stream, event))
+                    pane = panes.setdefault((start_ms, stream), Pane())
+                    pane.arrived[MODALITIES.index(modality)][0].append(event)
             if most is not None and len(panes) > 2 * most:
                 panes = dict(sorted(panes.items())[-most:])
     ordered = sorted(panes.items())

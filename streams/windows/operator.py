@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from streams.events.types import MODALITIES, Reason
+from streams.windows.pane import Arrivals
 from streams.windows.stopping import StoppingStreams
 from streams.windows.stream import StreamWindows
 from streams.windows.types import (
@@ -93,20 +94,24 @@ class PartitionWindows:
             stream = streams.get(record.stream)
             if stream is None and (stream := self._begin(modality, record)) is None:
                 continue
-            pane = stream.open[modality].get(time_ms - time_ms % hop)
-            if pane is None and (pane := self._find_pane(stream, modality, record, unresolved)) is None:
+            arrivals = stream.open[modality].get(time_ms - time_ms % hop)
+            if arrivals is None and (arrivals := self._find_pane(stream, modality, record, unresolved)) is None:
                 continue
-            if len(pane) >= most:
+            events, offsets = arrivals
+            if len(events) >= most:
                 self._refuse_event(modality, record)
                 continue
-            pane.append(record)
+            events.append(record.event)
+            offsets.append(record.offset)
             stream.last_event_at = clock
             if input_clock is not None:
                 stream.last_of_modality_at[modality] = input_clock
             if time_ms >= stream.look_at_ms:
                 self._advance(stream, modality, time_ms)
-            elif time_ms > stream.newest[modality]:
-                stream.newest[modality] = time_ms
+                continue
+            newest = stream.newest
+            if time_ms > newest[modality]:
+                newest[modality] = time_ms
         return unresolved
 
     def _begin(self, modality: int, record: Record) -> StreamWindows | None:
@@ -127,7 +132,7 @@ class PartitionWindows:
 
     def _find_pane(
         self, stream: StreamWindows, modality: int, record: Record, unresolved: list[Record]
-    ) -> list[Record] | None:
+    ) -> Arrivals | None:
         """The slow path: a new pane, one that has fired, one that was final before us, or one that is final now."""
         start = record.event.time_ms - record.event.time_ms % self.config.hop_ms
         restored_before = stream.restored_before_ms
@@ -165,10 +170,10 @@ class PartitionWindows:
             self._stopping.note_advance(stream)
         if stream.left_behind_at is None:
             self._stopping.follow(stream)
-        records = stream.records(start, modality)
+        arrivals = stream.arrivals(start, modality)
         if self._may_wait and start in stream.open[modality] and own >= stream.due_ms(start):
             self._waiting[stream.name] = stream
-        return records
+        return arrivals
 
     def _refuse_event(self, modality: int, record: Record) -> None:
         most = self.config.max_pane_events

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from operator import attrgetter, sub
+from operator import attrgetter, itemgetter, sub
 from typing import Any
 
 from streams.events.types import Caption, Clip, Event, Reading
-from streams.windows.types import Record
 
 _time_of = attrgetter("time_ms")
+_key_of = itemgetter(0)
+# events and the offsets of their records, in order of arrival: side by side, for a pane is tidied long after its
+# records were last touched
+Arrivals = tuple[list[Any], list[int]]
 
 
 def canonical(event: Event) -> tuple[Any, ...]:
@@ -29,11 +32,10 @@ class Pane:
     What has been handed on with a fired window is never changed afterwards: `tidy` makes new lists.
     """
 
-    __slots__ = ("counts", "duplicates", "events", "first_ms", "largest_gap_ms", "last_ms", "members", "records")
+    __slots__ = ("arrived", "counts", "duplicates", "events", "first_ms", "largest_gap_ms", "last_ms", "members")
 
-    def __init__(self, records: list[list[Record]]) -> None:
-        """`records`: what came in, in order of arrival, per modality."""
-        self.records = records
+    def __init__(self) -> None:
+        self.arrived: list[Arrivals] = [([], []), ([], []), ([], [])]  # per modality
         self.events: list[list[Any]] = [[], [], []]  # as last tidied: canonical order, free of repeats
         self.members: tuple[tuple[int, ...], ...] = ((), (), ())  # offsets as last tidied, repeats included
         self.counts = (0, 0, 0)  # distinct events as last tidied
@@ -48,11 +50,11 @@ class Pane:
         before = self.counts, self.duplicates
         first, last, gap, repeats = 1 << 62, -(1 << 62), 0, 0
         events: list[list[Any]] = []
-        for records in self.records:
-            if not records:
+        for arrived, _ in self.arrived:
+            if not arrived:
                 events.append([])
                 continue
-            kept = [record.event for record in records]
+            kept = arrived[:]
             if len(kept) > 1:
                 times = [event.time_ms for event in kept]
                 gaps = list(map(sub, times[1:], times))
@@ -61,30 +63,34 @@ class Pane:
                     times.sort()
                     gaps = list(map(sub, times[1:], times))
                     if min(gaps) == 0:
-                        kept = _without_repeats(kept, times)
-                        repeats += len(records) - len(kept)
+                        kept = _without_repeats(kept, gaps)
+                        repeats += len(arrived) - len(kept)
                 gap = max(gap, max(gaps))
             first, last = min(first, kept[0].time_ms), max(last, kept[-1].time_ms)
             events.append(kept)
         self.first_ms, self.last_ms, self.largest_gap_ms = first, last, gap
         self.events, self.duplicates = events, repeats
-        self.members = tuple([tuple([record.offset for record in records]) for records in self.records])
+        (_, sensors), (_, sounds), (_, captions) = self.arrived
+        self.members = (tuple(sensors), tuple(sounds), tuple(captions))
         self.counts = (len(events[0]), len(events[1]), len(events[2]))
         return self.counts != before[0], repeats != before[1]
 
 
-def _without_repeats(events: list[Any], times: list[int]) -> list[Any]:
-    """Events (in order of `times`) in canonical order and free of repeats: only those of one time are looked into."""
+def _without_repeats(events: list[Any], gaps: list[int]) -> list[Any]:
+    """Events in canonical order and free of repeats: only those of one time are looked into.
+
+    `events` are in order of time, `gaps` the times between neighbours.
+    """
     kept: list[Any] = []
-    start, count = 0, len(events)
-    while start < count:
-        end = start + 1
-        while end < count and times[end] == times[start]:
+    done, count = 0, len(gaps)
+    for i in [i for i, gap in enumerate(gaps) if gap == 0]:
+        if i < done:
+            continue  # of a group that was looked into
+        end = i + 1
+        while end < count and gaps[end] == 0:
             end += 1
-        if end == start + 1:
-            kept.append(events[start])
-        else:
-            keyed = sorted(((canonical(e), e) for e in events[start:end]), key=lambda pair: pair[0])
-            kept.extend(e for i, (key, e) in enumerate(keyed) if i == 0 or keyed[i - 1][0] != key)
-        start = end
-    return kept
+        kept += events[done:i]
+        keyed = sorted([(canonical(event), event) for event in events[i : end + 1]], key=_key_of)
+        kept += [event for n, (key, event) in enumerate(keyed) if n == 0 or keyed[n - 1][0] != key]
+        done = end + 1
+    return kept + events[done:]

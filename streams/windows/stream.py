@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from streams.events.types import MODALITIES
-from streams.windows.pane import Pane
-from streams.windows.types import Fired, Output, PaneFinal, Record, StoredWindow, WindowConfig
+from streams.windows.pane import Arrivals, Pane
+from streams.windows.types import Fired, Output, PaneFinal, StoredWindow, WindowConfig
 from streams.windows.watermark import FAR_AHEAD, LONG_AGO, StreamClock
 
 
@@ -54,8 +54,8 @@ class StreamWindows:
         self.restored_before_ms = restored_before_ms  # windows before it were final before we began; None: not known
         self.final_before_ms = LONG_AGO  # windows that start before this are final
         self.final_ahead: frozenset[int] = frozenset()  # starts ahead of the own clock that are final too
-        # records of panes that no window has fired of, by start, per modality
-        self.open: tuple[dict[int, list[Record]], ...] = ({}, {}, {})
+        # what arrived of panes that no window has fired of, by start, per modality
+        self.open: tuple[dict[int, Arrivals], ...] = ({}, {}, {})
         self.fired: dict[int, Pane] = {}
         self.dirty: set[int] = set()  # starts of fired panes that got something since
         self.pending: set[int] = set()  # starts of windows with something new that have not fired
@@ -88,20 +88,21 @@ class StreamWindows:
             return self.final_before_ms - config.hop_ms - start_ms + config.allowed_lateness_ms
         return None
 
-    def records(self, start_ms: int, modality: int) -> list[Record]:
-        """Where records of a pane go: a new pane, or one that has fired and gets something more."""
+    def arrivals(self, start_ms: int, modality: int) -> Arrivals:
+        """Where events of a pane go: a new pane, or one that has fired and gets something more."""
         pane = self.fired.get(start_ms)
         if pane is None:
             if self.watermark_ms < start_ms + self.config.hop_ms:
-                records = self.open[modality][start_ms] = []
+                arrivals: Arrivals = ([], [])
+                self.open[modality][start_ms] = arrivals
                 look_at_ms = self.due_ms(start_ms)
                 if look_at_ms < self.look_at_ms:
                     self.look_at_ms = look_at_ms
-                return records
-            pane = self.fired[start_ms] = Pane([[], [], []])  # windows that hold it are past their time already
+                return arrivals
+            pane = self.fired[start_ms] = Pane()  # windows that hold it are past their time already
         self.dirty.add(start_ms)
         self.look_at_ms = LONG_AGO
-        return pane.records[modality]
+        return pane.arrived[modality]
 
     def due_ms(self, start_ms: int) -> int:
         """The least own clock at which a window that holds the pane may fire."""
@@ -191,9 +192,9 @@ class StreamWindows:
                 for start in [s for s in opened if s + hop <= end_ms]:
                     pane = fired.get(start)
                     if pane is None:
-                        pane = fired[start] = Pane([[], [], []])
+                        pane = fired[start] = Pane()
                         dirty.add(start)
-                    pane.records[modality] = opened.pop(start)
+                    pane.arrived[modality] = opened.pop(start)
         if size == hop and len(dirty) == 1 and not self.pending:
             self._fire_one(end_ms, emit)
             return

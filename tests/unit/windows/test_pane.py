@@ -11,14 +11,18 @@ from hypothesis import given
 
 from streams.events.types import Caption, Event, Reading
 from streams.windows.pane import Pane, canonical
-from streams.windows.types import Record
 from tests.unit.windows.support import AUDIO, CAPTION, SENSOR, event, reading
 
 
+def add(pane: Pane, modality: int, offset: int, event: Any) -> None:
+    pane.arrived[modality][0].append(event)
+    pane.arrived[modality][1].append(offset)
+
+
 def pane(*events: Event, modality: int = SENSOR) -> Pane:
-    records: list[list[Record]] = [[], [], []]
-    records[modality] = [Record(offset, "pump", e) for offset, e in enumerate(events)]
-    return Pane(records)
+    pane = Pane()
+    pane.arrived[modality] = (list(events), list(range(len(events))))
+    return pane
 
 
 EVENTS = st.lists(
@@ -28,9 +32,9 @@ EVENTS = st.lists(
 
 
 def tidied(events: list[tuple[int, Event]]) -> Pane:
-    made = Pane([[], [], []])
+    made = Pane()
     for offset, (modality, e) in enumerate(events):
-        made.records[modality].append(Record(offset, "pump", e))
+        add(made, modality, offset, e)
     made.tidy()
     return made
 
@@ -76,9 +80,9 @@ def test_tidy_tells_what_came_since_the_last_time() -> None:
     made = pane(reading(1))
     assert made.tidy() == (True, False)
     assert made.tidy() == (False, False)
-    made.records[SENSOR].append(Record(1, "pump", reading(1)))
+    add(made, SENSOR, 1, reading(1))
     assert made.tidy() == (False, True)
-    made.records[SENSOR].append(Record(2, "pump", reading(2)))
+    add(made, SENSOR, 2, reading(2))
     assert made.tidy() == (True, False)
 
 
@@ -86,7 +90,7 @@ def test_what_was_handed_on_is_not_changed_by_what_comes_later() -> None:
     made = pane(reading(2))
     made.tidy()
     handed_on, members = made.events[SENSOR], made.members
-    made.records[SENSOR].append(Record(1, "pump", reading(1)))
+    add(made, SENSOR, 1, reading(1))
     made.tidy()
     assert ([e.time_ms for e in handed_on], members) == ([2], ((0,), (), ()))
 
