@@ -158,8 +158,11 @@ class Ingest:
     ) -> Sequence[Any]:
         """Records that belong here; those that belong to another partition are produced into it."""
         router, number = self.router, partition.number
-        if router.all_belong({record.key for record in records}, number):
-            return records
+        try:
+            if router.all_belong({record.key for record in records}, number):
+                return records
+        except Rejection:
+            pass  # one of them cannot be read: each is looked at by itself
         strays: list[tuple[Any, int]] = []
         too_large: list[tuple[Any, Rejection]] = []
         for record in records:
