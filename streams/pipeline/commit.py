@@ -134,9 +134,10 @@ class Committer:
                     )
             for calls in in_order.values():
                 sends.create_task(_one_after_another(calls))
-        for outcome, count in outcomes.items():
-            self._metrics.windows.labels(outcome).inc(count)
-        self._count(counted)
+            # they are stored: what reads of them on a topic finds them counted
+            for outcome, count in outcomes.items():
+                self._metrics.windows.labels(outcome).inc(count)
+            self._count(counted)
 
     async def _publish_idle(self, partition: PartitionState, output: StreamIdle) -> None:
         """Publish, and note in the stream's newest window that it is silent: it survives restarts."""

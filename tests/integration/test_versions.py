@@ -284,15 +284,17 @@ async def test_a_past_that_no_worker_serves_is_promoted_offline(tmp_path: Path, 
     await load.send(50)  # nobody has seen these yet: they are for the workers of the new version to announce
     done = await promote(settings, str(tmp_path / "new"), switch=False)
     assert not done.switched
-    # the candidate reads as far as the serving version had got: the last window of each stream is still open there
-    assert (done.report.serving.windows, done.report.candidate.windows) == (30, 27)
+    # the candidate reads as far as the serving version had got, and what was produced after the last caption waits for
+    # what comes next on captions: the last windows of each stream are still open there
+    assert done.report.serving.windows == 30
+    assert 18 <= done.report.candidate.windows <= 27
     assert done.report.same_status == 1.0
     with pytest.raises(VersionError, match="no version to go back to"):
         await roll_back(settings)
     done = await promote(settings, new)
     assert (done.switched, done.workers) == (True, "none")
-    # it goes on where it was: two windows of each stream, or a little more, were not final yet
-    assert 66 <= done.records < 120
+    # it goes on where it was: the last windows of each stream were not final yet
+    assert 66 <= done.records < 200
     with pytest.raises(VersionError, match="serves already"):
         await promote(settings, new)
     async with service(settings) as running:
