@@ -10,12 +10,18 @@ from typing import Any
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ.setdefault(_name, "1")  # as the command does: see streams.cli
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import pytest_asyncio  # noqa: E402
 
 pytest.register_assert_rewrite("tests.harness_suite", "tests.lost_and_misrouted_suite")
 
 from streams.kafka.embedded import Broker, JarError, fetch  # noqa: E402
+
+if os.environ.get("CI"):
+    # the same examples in every run: new ones are tried in development, where what they find can be mended
+    hypothesis.settings.register_profile("ci", derandomize=True)
+    hypothesis.settings.load_profile("ci")
 
 DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 TOOLS = Path(__file__).resolve().parent.parent.parent / "shared" / "tools"
