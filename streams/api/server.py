@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import msgspec
 import uvicorn
-from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
@@ -34,6 +34,13 @@ Number = Annotated[int | None, Query()]
 Limit = Annotated[int, Query(ge=1, le=MAX_ROWS)]
 Cursor = Annotated[str | None, Query(max_length=2000)]
 _RETRY_AFTER_S = 5
+
+
+def _where(stream: Text = None, from_ms: Number = None, to_ms: Number = None) -> Filter:
+    return Filter(stream=stream, from_ms=from_ms, to_ms=to_ms)
+
+
+Where = Annotated[Filter, Depends(_where)]
 
 
 def make_api(supervisor: WorkerSupervisor) -> FastAPI:
@@ -78,16 +85,13 @@ def make_api(supervisor: WorkerSupervisor) -> FastAPI:
 
     @api.get("/v1/search")
     async def search(
+        where: Where,
         response: Response,
         text: Text = None,
         window: Text = None,
-        stream: Text = None,
-        from_ms: Number = None,
-        to_ms: Number = None,
         limit: Limit = 10,
         cursor: Cursor = None,
     ) -> list[Row]:
-        where = Filter(stream=stream, from_ms=from_ms, to_ms=to_ms)
         if window is not None:
             return rows(await queries.search_window(window, where, limit, cursor), response)
         if text is not None:
@@ -97,10 +101,8 @@ def make_api(supervisor: WorkerSupervisor) -> FastAPI:
     @api.post("/v1/search/audio")
     async def search_audio(
         request: Request,
+        where: Where,
         response: Response,
-        stream: Text = None,
-        from_ms: Number = None,
-        to_ms: Number = None,
         limit: Limit = 10,
         cursor: Cursor = None,
     ) -> list[Row]:
@@ -109,31 +111,24 @@ def make_api(supervisor: WorkerSupervisor) -> FastAPI:
             encoded += chunk
             if len(encoded) > _MAX_CLIP_BYTES:
                 raise HTTPException(413, f"a clip to search for may have {_MAX_CLIP_BYTES} bytes")
-        where = Filter(stream=stream, from_ms=from_ms, to_ms=to_ms)
         return rows(await queries.search_audio(bytes(encoded), where, limit, cursor), response)
 
     @api.get("/v1/windows")
     async def windows(
+        where: Where,
         response: Response,
-        stream: Text = None,
-        from_ms: Number = None,
-        to_ms: Number = None,
         limit: Limit = 100,
         cursor: Cursor = None,
     ) -> list[Row]:
-        where = Filter(stream=stream, from_ms=from_ms, to_ms=to_ms)
         return rows(await queries.windows(where, limit, cursor), response)
 
     @api.get("/v1/incidents")
     async def incidents(
+        where: Where,
         response: Response,
-        stream: Text = None,
-        from_ms: Number = None,
-        to_ms: Number = None,
         limit: Limit = MAX_ROWS,
         cursor: Cursor = None,
     ) -> list[Row]:
-        where = Filter(stream=stream, from_ms=from_ms, to_ms=to_ms)
         return rows(await queries.incidents(where, limit, cursor), response)
 
     @api.get("/v1/export")

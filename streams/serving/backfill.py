@@ -8,10 +8,7 @@ version has committed: what it stores was published, and a worker that takes ove
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from types import TracebackType
-from typing import Self
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.structs import OffsetAndMetadata
@@ -24,6 +21,7 @@ from streams.kafka.clients import new_consumer, open_admin
 from streams.kafka.producer import Headers
 from streams.kafka.progress import InputProgress, Start, readable_end
 from streams.kafka.reader import partitions_of
+from streams.lifecycle import Opened
 from streams.metrics import Metrics
 from streams.pipeline.pipeline import Pipeline
 from streams.pipeline.publisher import NullPublisher
@@ -55,31 +53,18 @@ class _NullOutputs:
         return
 
 
-class Backfill:
+class Backfill(Opened):
     """One process reads all partitions. Not started yet: use `async with`, then `run`."""
 
     def __init__(self, settings: Settings, bootstrap: str, version: Version, serving_group: str) -> None:
+        super().__init__()
         self.settings = settings
         self.version = version
         self._bootstrap = bootstrap
         self._serving_group = serving_group
-        self._exits = contextlib.AsyncExitStack()
         self._bounds: dict[TopicPartition, int] = {}  # read up to there, exclusive
         self._resume: dict[TopicPartition, int] = {}
         self._sent: dict[TopicPartition, int] = {}
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self._open()
-        except BaseException:
-            await self._exits.aclose()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._exits.aclose()
 
     async def _open(self) -> None:
         settings, exits = self.settings, self._exits

@@ -15,8 +15,7 @@ import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import faust
 import structlog
@@ -31,6 +30,7 @@ from streams.kafka.consumer import Batch, BatchApp
 from streams.kafka.input_watch import InputWatch
 from streams.kafka.producer import KafkaOutputs
 from streams.kafka.progress import InputProgress, Start
+from streams.lifecycle import Opened
 from streams.metrics import Metrics
 from streams.pipeline.pipeline import Pipeline
 from streams.pipeline.publisher import OutputPublisher
@@ -64,7 +64,7 @@ class WorkerSnapshot:
     input_problem: str | None  # why the inputs cannot be read as they should
 
 
-class Worker:
+class Worker(Opened):
     """Consumes the three inputs until stopped. Not started yet: use `async with`."""
 
     def __init__(
@@ -77,13 +77,13 @@ class Worker:
         version: Version | None = None,
     ) -> None:
         """`version`: the model version to run; None: the one that serves."""
+        super().__init__()
         self.settings = settings
         self.bootstrap = bootstrap
         self.metrics = metrics or Metrics()
         self._given = version
         self.status = status or StatusTable()
         self.started_at = time.monotonic()
-        self._exits = contextlib.AsyncExitStack()
         self._failed: asyncio.Future[None] | None = None
         self._changed = asyncio.Event()  # the inputs: consumption must start afresh
         self.topic_partitions = 0  # of each input
@@ -91,19 +91,6 @@ class Worker:
         self._joined = False
 
     # -- life ----------------------------------------------------------------------------------------------------
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self._open()
-        except BaseException:
-            await self._exits.aclose()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._exits.aclose()
 
     async def _open(self) -> None:
         settings, exits = self.settings, self._exits

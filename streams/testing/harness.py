@@ -9,8 +9,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 
@@ -18,6 +17,7 @@ from models.interface import WindowModel
 from streams.events.audio import ClipDecoder
 from streams.events.topics import MODALITY_OF, TOPICS
 from streams.events.types import MODALITIES, CloudEvent, IncidentEvent, WindowRecord
+from streams.lifecycle import Opened
 from streams.metrics import Metrics
 from streams.pipeline.pipeline import Pipeline
 from streams.pipeline.publisher import OutputPublisher
@@ -47,7 +47,7 @@ class _Run:
     task: asyncio.Task[None]
 
 
-class Harness:
+class Harness(Opened):
     """One worker, on logs in memory or on a real Kafka. Times are epoch ms; the clock moves only by `advance`."""
 
     def __init__(
@@ -67,6 +67,7 @@ class Harness:
         `real`: bootstrap servers `host:port[,...]` of a Kafka to run on, with topics and a group of this harness's
         own (their names: `settings.topic`); None: logs in memory.
         """
+        super().__init__()
         self.settings = settings or Settings(state=folder)
         self.store: VectorStore = store or EdgeStore(folder / "store")
         self._model = model
@@ -75,7 +76,6 @@ class Harness:
         self._batch_records = batch_records
         self._log: InputLog
         self.outputs: ReadableOutputs
-        self._exits = contextlib.AsyncExitStack()
         self._on_kafka: list[contextlib.AbstractAsyncContextManager[Any]] = []  # in the order in which they are entered
         if real is None:
             self._log = log = MemoryLog(partitions, lambda: self._now_ms, self.settings.topic)
@@ -89,26 +89,16 @@ class Harness:
             self._on_kafka = [thread, kafka_log, read_back]
         self._run: _Run | None = None
 
-    async def __aenter__(self) -> Self:
+    async def _open(self) -> None:
         if self._model is None:
             import models
 
             self._model = models.load(self.settings.model)
-        try:
-            await self._exits.enter_async_context(self.store)
-            for part in self._on_kafka:
-                await self._exits.enter_async_context(part)
-            self._exits.push_async_callback(self._stop)
-            await self._start()
-        except BaseException:
-            await self._exits.aclose()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._exits.__aexit__(kind, error, trace)
+        await self._exits.enter_async_context(self.store)
+        for part in self._on_kafka:
+            await self._exits.enter_async_context(part)
+        self._exits.push_async_callback(self._stop)
+        await self._start()
 
     # -- feeding -------------------------------------------------------------------------------------------------
 

@@ -1,15 +1,20 @@
-"""The Qdrant engines that store tests run on, and the line that says which they ran on."""
+"""The Kafka and the Qdrant engines that tests run on, and the line that says which the store tests ran on."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import pytest_asyncio
+from aiokafka.admin import AIOKafkaAdminClient
 
+from streams.kafka.clients import open_admin
+from streams.kafka.embedded import Broker
+from streams.settings import Settings
 from tests.integration.qdrant_server import QdrantServer
 
 ENGINES = {
@@ -26,6 +31,20 @@ class Node:
 
     url: str
     grpc_port: int
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def broker(shared_broker: Broker) -> AsyncIterator[Broker]:
+    """The Kafka that all tests share; a test that harms its broker has one of its own."""
+    yield shared_broker
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def admin(settings: Settings, broker: Broker) -> AsyncIterator[AIOKafkaAdminClient]:
+    """An admin client with the `settings` of the test's own module."""
+    client = await open_admin(settings, broker.bootstrap)
+    yield client
+    await client.close()
 
 
 @pytest.fixture(scope="session")

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from aiokafka import TopicPartition
 
 from streams.events.topics import INPUTS
@@ -24,11 +23,6 @@ from tests.integration.support import QUICK, service, settings_for, until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.asyncio(loop_scope="session")]
 SENSORS, _, CAPTIONS = INPUTS
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def broker(shared_broker: Broker) -> AsyncIterator[Broker]:
-    yield shared_broker
 
 
 @dataclass(frozen=True, order=True)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from aiokafka import TopicPartition
 
 from streams.events.topics import TOPICS
@@ -22,11 +20,6 @@ from tests.bad_inputs import AUDIO, BAD_INPUTS
 from tests.integration.support import QUICK, service, settings_for, until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.asyncio(loop_scope="session")]
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def broker(shared_broker: Broker) -> AsyncIterator[Broker]:
-    yield shared_broker
 
 
 async def committed(settings: Settings, name: str) -> dict[int, int]:

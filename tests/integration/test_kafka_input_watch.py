@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 
 from streams.events.topics import INPUTS
 from streams.kafka.admin import create_topics, describe_topics, topic_ids
-from streams.kafka.clients import client_options, cluster_id, open_admin
+from streams.kafka.clients import client_options, cluster_id
 from streams.kafka.embedded import Broker
 from streams.kafka.input_watch import InputWatch
 from streams.settings import Settings
@@ -24,22 +23,10 @@ pytestmark = [pytest.mark.kafka, pytest.mark.asyncio(loop_scope="session")]
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def broker(shared_broker: Broker) -> AsyncIterator[Broker]:
-    yield shared_broker
-
-
-@pytest_asyncio.fixture(loop_scope="session")
 async def settings(tmp_path: Path, broker: Broker) -> Settings:
     made = settings_for(tmp_path, broker)
     await create_topics(made, broker.bootstrap)
     return made
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def admin(settings: Settings, broker: Broker) -> AsyncIterator[AIOKafkaAdminClient]:
-    client = await open_admin(settings, broker.bootstrap)
-    yield client
-    await client.close()
 
 
 def watch_of(settings: Settings, owned: int | None = 4, group: str = "nobody") -> InputWatch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,6 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 
 from streams.kafka.admin import create_topics, describe_topics
-from streams.kafka.clients import open_admin
 from streams.kafka.embedded import Broker
 from streams.kafka.progress import Start
 from streams.serving.doctor import examine
@@ -24,20 +23,8 @@ pytestmark = [pytest.mark.kafka, pytest.mark.asyncio(loop_scope="session")]
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def broker(shared_broker: Broker) -> AsyncIterator[Broker]:
-    yield shared_broker
-
-
-@pytest_asyncio.fixture(loop_scope="session")
 async def settings(tmp_path: Path, broker: Broker) -> Settings:
     return settings_for(tmp_path, broker, partitions=1)
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def admin(settings: Settings, broker: Broker) -> AsyncIterator[AIOKafkaAdminClient]:
-    client = await open_admin(settings, broker.bootstrap)
-    yield client
-    await client.close()
 
 
 async def delete_before(settings: Settings, admin: AIOKafkaAdminClient, offset: int) -> None:

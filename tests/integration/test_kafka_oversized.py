@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 from aiokafka.admin import NewTopic
 
 from streams.kafka.clients import new_producer, open_admin
@@ -16,11 +14,6 @@ from tests.integration.support import service, settings_for, until
 from tests.integration.test_kafka import committed, send_readings
 
 pytestmark = [pytest.mark.kafka, pytest.mark.asyncio(loop_scope="session")]
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def broker(shared_broker: Broker) -> AsyncIterator[Broker]:
-    yield shared_broker
 
 
 async def test_a_key_as_large_as_a_record_may_be_costs_its_own_record_only(tmp_path: Path, broker: Broker) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 from aiokafka.admin import NewPartitions
 
 from streams.events.topics import INPUTS
@@ -17,11 +15,6 @@ from tests.integration.support import service, settings_for, until
 from tests.integration.test_kafka import committed, send_readings
 
 pytestmark = [pytest.mark.kafka, pytest.mark.asyncio(loop_scope="session")]
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def broker(shared_broker: Broker) -> AsyncIterator[Broker]:
-    yield shared_broker
 
 
 async def test_partitions_that_are_added_are_read_within_a_minute(tmp_path: Path, broker: Broker) -> None:

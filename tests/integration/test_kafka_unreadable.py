@@ -6,13 +6,11 @@ import asyncio
 import json
 import struct
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiokafka.codec
 import pytest
-import pytest_asyncio
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import NewTopic
@@ -31,11 +29,6 @@ from tests.integration.test_kafka import committed, send_readings
 pytestmark = [pytest.mark.kafka, pytest.mark.asyncio(loop_scope="session")]
 
 CODECS = ("gzip", "snappy", "lz4", "zstd")
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def broker(shared_broker: Broker) -> AsyncIterator[Broker]:
-    yield shared_broker
 
 
 def reading(second: int, flow: float = 3.0) -> bytes:

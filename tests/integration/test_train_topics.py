@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import pytest_asyncio
 
 from streams.kafka.admin import create_topics
 from streams.kafka.clients import new_producer
@@ -17,11 +15,6 @@ from streams.sources.recording import Recording
 from tests.integration.support import settings_for
 
 pytestmark = [pytest.mark.kafka, pytest.mark.asyncio(loop_scope="session")]
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def broker(shared_broker: Broker) -> AsyncIterator[Broker]:
-    yield shared_broker
 
 
 async def test_what_is_in_the_topics_gives_the_windows_of_the_recording(

@@ -13,7 +13,6 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-import pytest_asyncio
 from aiokafka import TopicPartition
 from typer.testing import CliRunner
 
@@ -39,11 +38,6 @@ from tests.two_models import random_model
 pytestmark = pytest.mark.kafka
 in_session = pytest.mark.asyncio(loop_scope="session")
 STREAMS = ("pump-0", "pump-1", "pump-2")
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def broker(shared_broker: Broker) -> AsyncIterator[Broker]:
-    yield shared_broker
 
 
 @pytest.fixture(params=["edge", pytest.param("server", marks=pytest.mark.qdrant)])

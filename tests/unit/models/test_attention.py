@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-import models
 from models.blocks import Attention, CrossBlock, SelfBlock
 from models.config import PRIVATE_DIM, SHARED_DIM, preset
 from models.embedder import Embedder
@@ -19,17 +18,6 @@ from models.fusion import Fusion, FusionInput
 from models.interface import DIM
 from models.network import Network
 from tests.unit.models.windows import START, rows, tokens, window
-
-
-@pytest.fixture(scope="module")
-def model() -> Embedder:
-    return models.load()
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Embedder:
-    torch.manual_seed(3)
-    return Embedder(Network(preset("tiny")).eval(), "tiny-random")
 
 
 @pytest.mark.parametrize("training", [False, True])

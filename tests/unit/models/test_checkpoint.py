@@ -21,17 +21,6 @@ from models.network import Network
 from tests.unit.models.windows import digest, rows, window
 
 
-@pytest.fixture(scope="module")
-def model() -> Embedder:
-    return models.load()
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Embedder:
-    torch.manual_seed(3)
-    return Embedder(Network(preset("tiny")).eval(), "tiny-random")
-
-
 def saved(folder: Path) -> Path:
     torch.manual_seed(1)
     write_checkpoint(folder, Network(preset("tiny")), "# a test\n")

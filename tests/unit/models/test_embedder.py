@@ -11,28 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import models
-from models.config import preset
 from models.embedder import Embedder
 from models.interface import MODALITY_NAMES, WindowInput
-from models.network import Network
 from tests.unit.models.windows import END, LOUD, START, check, clip, digest, mixed_windows, note, rows, sound, window
-
-
-@pytest.fixture(scope="module")
-def model() -> Embedder:
-    return models.load()
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Embedder:
-    torch.manual_seed(3)
-    return Embedder(Network(preset("tiny")).eval(), "tiny-random")
-
 
 # -- a window's vectors are a function of the window ---------------------------------------------------------------
 
